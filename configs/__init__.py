@@ -1,0 +1,1 @@
+"""What to run: the recipe schema, its loader, one YAML per recipe."""

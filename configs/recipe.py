@@ -1,0 +1,196 @@
+"""A training recipe: the rooms' configurations put together, and the checks that cross them.
+
+A preparation recipe is `data.config.PrepareConfig` as it stands. Checks inside one room live in that room's
+`config.py`; here is only what needs two of them. Every message begins with the path of the field to change.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data.config import MixtureConfig, PrepareConfig, StreamConfig
+from evaluation.config import EvalConfig
+from model.config import ModelConfig
+from tpu.config import MeshConfig
+from training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    ResumeConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+PrepareRecipe = PrepareConfig
+
+
+class ExportConfig(BaseModel):
+    """The Hugging Face folder written and verified when the run is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: str = Field(min_length=1, description="folder to write")
+    dtype: Literal["bf16", "f32"] = Field("bf16", description="precision of the written weights")
+    max_shard_size: str = Field(
+        "5GB", pattern=r"^[1-9]\d*[KMGT]B$", description="largest safetensors file, such as 500MB"
+    )
+
+
+class TrainRecipe(BaseModel):
+    """A training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_dir: str = Field(
+        min_length=1, description="folder of the run: checkpoints, metrics, report"
+    )
+    seed: int = Field(0, ge=0, description="of the rows' order and of random initial weights")
+    prepare: str | None = Field(
+        None, description="a preparation recipe, run first when its streams are not there"
+    )
+    model: ModelConfig
+    tokenizer: str | None = Field(
+        None,
+        description="SentencePiece .model, Hugging Face folder or hub id; "
+        "default: the one beside model.init_from",
+    )
+    streams: dict[str, StreamConfig] = Field({}, description="packed streams, by name")
+    mixture: MixtureConfig = MixtureConfig()
+    train: TrainConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    resume: ResumeConfig = ResumeConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    export: ExportConfig | None = Field(
+        None, description="write and verify a Hugging Face folder at the end"
+    )
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps that the learning-rate schedule is laid over."""
+        return self.optimizer.schedule_steps or self.train.num_steps
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainRecipe":
+        complaints = [
+            *_model(self),
+            *_optimizer(self),
+            *_rows(self),
+            *_mixture(self),
+            *_places(self),
+        ]
+        if complaints:
+            raise ValueError("\n".join(complaints))
+        return self
+
+
+def _model(r: TrainRecipe) -> Iterator[str]:
+    if r.model.preset is None and r.model.init_from is None:
+        yield "model: set model.preset (tiny, llama2_7b, ...) or model.init_from (a Hugging Face folder or hub id)"
+    if r.model.preset is not None and r.model.init_from is not None:
+        yield (
+            f"model.preset: {r.model.preset} and model.init_from are both set; "
+            "the shape comes from init_from, so leave preset out"
+        )
+    if r.model.revision is not None and r.model.init_from is None:
+        yield "model.revision: is of a hub id in model.init_from, which is not set"
+    if r.model.max_seq_len is not None and r.train.seq_len > r.model.max_seq_len:
+        yield f"train.seq_len: {r.train.seq_len} is longer than model.max_seq_len {r.model.max_seq_len}"
+    if r.model.num_kv_heads is not None and r.model.num_kv_heads % r.mesh.tensor:
+        yield f"mesh.tensor: {r.mesh.tensor} does not divide model.num_kv_heads {r.model.num_kv_heads}"
+    if r.tokenizer is None and r.model.init_from is None and r.train.num_steps > 0:
+        yield (
+            "tokenizer: name one; there is no model.init_from to take it from "
+            "(a preparation recipe leaves its own in OUT_DIR/tokenizer)"
+        )
+
+
+def _optimizer(r: TrainRecipe) -> Iterator[str]:
+    o, steps = r.optimizer, r.schedule_steps
+    if r.train.num_steps and o.warmup_steps > steps:
+        yield f"optimizer.warmup_steps: {o.warmup_steps} is more than the {steps} steps of the schedule"
+    if o.schedule_steps is not None and o.schedule_steps < r.train.num_steps and o.end_lr == 0:
+        if o.schedule != "constant":
+            yield (
+                f"optimizer.schedule_steps: {o.schedule_steps} is less than train.num_steps "
+                f"{r.train.num_steps}; the rest would run at a rate of 0 (raise it, or set optimizer.end_lr)"
+            )
+    if o.decay_steps is not None and o.schedule != "wsd":
+        yield f"optimizer.decay_steps: is for optimizer.schedule wsd, which is {o.schedule}"
+    elif o.decay_steps is not None and r.train.num_steps and o.warmup_steps + o.decay_steps > steps:
+        yield (
+            f"optimizer.decay_steps: {o.decay_steps} and warmup_steps {o.warmup_steps} "
+            f"are more than the {steps} steps of the schedule"
+        )
+    for name, value in (("end_lr", o.end_lr), ("warmup_from", o.warmup_from)):
+        if value > o.peak_lr:
+            yield f"optimizer.{name}: {value} is above peak_lr {o.peak_lr}"
+
+
+def _rows(r: TrainRecipe) -> Iterator[str]:
+    rows, passes = r.train.global_batch_rows, r.train.accumulate
+    if r.mesh.fsdp == 0:
+        yield "mesh.fsdp: 0 is no number of ways; -1 takes all devices that the other axes leave"
+    ways = r.mesh.slices * r.mesh.data * max(r.mesh.fsdp, 1)
+    if rows % (ways * passes):
+        yield (
+            f"train.global_batch_rows: {rows} does not divide by {ways * passes} "
+            f"(mesh slices x data x fsdp = {ways}, train.accumulate = {passes})"
+        )
+    if r.train.seq_len % r.mesh.sequence:
+        yield f"mesh.sequence: {r.mesh.sequence} does not divide train.seq_len {r.train.seq_len}"
+    if r.tracking.profile is not None:
+        first, last = r.tracking.profile
+        if not 0 <= first <= last:
+            yield f"tracking.profile: [{first}, {last}] is not [first step, last step]"
+
+
+def _mixture(r: TrainRecipe) -> Iterator[str]:
+    schedule = r.mixture.schedule
+    if not r.streams and r.train.num_steps > 0:
+        yield "streams: name at least one (only train.num_steps 0 needs none)"
+    points: set[float] = {0.0, 1.0}
+    for name, stream in r.streams.items():
+        if isinstance(stream.weight, tuple):
+            at = [progress for progress, _ in stream.weight]
+            points.update(at)
+            if schedule != "piecewise":
+                yield (
+                    f"streams.{name}.weight: a list of points needs mixture.schedule piecewise, "
+                    f"which is {schedule}"
+                )
+            if not at or at != sorted(set(at)):
+                yield f"streams.{name}.weight: progress must rise from point to point, is {at}"
+        if schedule == "priority":
+            if stream.priority is None:
+                yield f"streams.{name}.priority: missing; mixture.schedule priority needs it of every stream"
+            if "weight" in stream.model_fields_set:
+                yield f"streams.{name}.weight: mixture.schedule priority has no weights; set priority"
+        else:
+            for key in ("priority", "epochs"):
+                if getattr(stream, key) is not None:
+                    yield f"streams.{name}.{key}: needs mixture.schedule priority, which is {schedule}"
+    if r.streams and schedule != "priority":
+        empty = [p for p in sorted(points) if not any(_weight(s, p) for s in r.streams.values())]
+        if empty:
+            yield f"streams: every weight is 0 at progress {empty[0]:g}"
+
+
+def _weight(stream: StreamConfig, progress: float) -> float:
+    """The weight at a point of the run: linear between points, level outside of them."""
+    if not isinstance(stream.weight, tuple):
+        return stream.weight
+    before = [p for p in stream.weight if p[0] <= progress]
+    after = [p for p in stream.weight if p[0] >= progress]
+    if not before or not after:
+        return (before or after or [(0.0, 0.0)])[-1 if before else 0][1]
+    (x0, y0), (x1, y1) = before[-1], after[0]
+    return y0 if x1 == x0 else y0 + (y1 - y0) * (progress - x0) / (x1 - x0)
+
+
+def _places(r: TrainRecipe) -> Iterator[str]:
+    if r.export is not None and re.sub("/+$", "", r.export.out) == re.sub("/+$", "", r.run_dir):
+        yield f"export.out: {r.export.out} is the run_dir; the folder must be another one"
