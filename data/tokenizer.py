@@ -1,0 +1,582 @@
+"""Text to token ids and back: SentencePiece models and Hugging Face tokenizer folders behind one class.
+
+* `encode` never adds BOS or EOS, and a special-token string inside text ("</s>" typed by somebody) is ordinary text:
+  no document can end itself or open an assistant turn.
+* A `.model` is run by SentencePiece itself, so its ids are exactly the original's. A folder that has both files is run
+  from `tokenizer.json`, because that is what transformers would use.
+* Special tokens written by a chat template go through `encode_parts`, which keeps them apart from text.
+* Bytes are counted over tokens: SentencePiece models such as LLaMA's put one space before every text, and that space
+  is a byte of the first token. `sum(byte_lengths[encode(text)]) == len(text.encode()) + prefix_bytes`, exactly.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from etils import epath
+
+from data.config import SentencePieceConfig
+
+_SPECIAL_NAMES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+# Stands for a special token between two texts while the whole is tokenized at once. Both ends are Unicode
+# noncharacters, which valid interchanged text does not hold.
+_MARK = "\ufdd0special\ufdd1"
+
+
+class Tokenizer:
+    """A tokenizer and what must be known of it; made by `load_tokenizer`.
+
+    Attributes:
+        path: as given to `load_tokenizer`.
+        kind: which library runs it.
+        vocab_size: one more than the largest id.
+        bos_id, eos_id, pad_id, unk_id: ids, None where the tokenizer has none (`eos_id` always is there).
+        add_bos: whether this family begins a text with BOS (LLaMA: yes; GPT-NeoX: no).
+        fingerprint: SHA-256 over all that determines ids; equal for copies of one tokenizer.
+        special_ids: special-token string to id. Only `encode_parts` gives these ids.
+        special_names: `bos_token`, `eos_token`, ... to their strings, as a chat template sees them.
+        chat_template: the Jinja template shipped with it, if any.
+        prefix_bytes: bytes of the space that this tokenizer puts before a text (0 or 1).
+    """
+
+    path: str
+    kind: Literal["sentencepiece", "huggingface"]
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int
+    pad_id: int | None
+    unk_id: int | None
+    add_bos: bool
+    fingerprint: str
+    special_ids: dict[str, int]
+    special_names: dict[str, str]
+    chat_template: str | None
+
+    def __init__(self, path: str, files: dict[str, bytes], config: dict[str, Any]) -> None:
+        """Use `load_tokenizer`. `config` is the model's `config.json`, `{}` where there is none."""
+        self.path, self._files = path, files
+        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+        self.special_names = _special_names(
+            settings, json.loads(files.get("special_tokens_map.json", b"{}"))
+        )
+        extra = _declared(settings, json.loads(files.get("special_tokens_map.json", b"{}")))
+        if "tokenizer.json" in files:
+            self.kind, self._backend = (
+                "huggingface",
+                _HuggingFace(path, files, {*self.special_names.values(), *extra}),
+            )
+        else:
+            self.kind, self._backend = (
+                "sentencepiece",
+                _SentencePiece(path, files, {*self.special_names.values(), *extra}),
+            )
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            if name not in self.special_names and (
+                piece := self._backend.default_special(name, config)
+            ):
+                self.special_names[name] = piece
+                if (
+                    self.kind == "huggingface"
+                ):  # it came from the model's config.json and must outlive it
+                    map_ = json.loads(files.get("special_tokens_map.json", b"{}")) | {name: piece}
+                    files["special_tokens_map.json"] = json.dumps(map_, indent=2).encode()
+        self.special_ids = self._backend.special_ids
+        self.vocab_size = self._backend.vocab_size
+
+        ids = {name: self._backend.token_id(piece) for name, piece in self.special_names.items()}
+        if ids.get("eos_token") is None:
+            raise ValueError(
+                f"tokenizer: {path} names no end-of-text token that is in its vocabulary "
+                f"(eos_token: {self.special_names.get('eos_token')!r}); set eos_token in tokenizer_config.json"
+            )
+        self.eos_id = ids["eos_token"]
+        self.bos_id, self.pad_id, self.unk_id = (
+            ids.get("bos_token"),
+            ids.get("pad_token"),
+            ids.get("unk_token"),
+        )
+        self.special_ids.update(
+            {self.special_names[name]: id_ for name, id_ in ids.items() if id_ is not None}
+        )
+        add_bos = settings.get("add_bos_token")
+        self.add_bos = self.bos_id is not None and (
+            self._backend.adds(self.bos_id) if add_bos is None else bool(add_bos)
+        )
+        self.chat_template = _chat_template(files, settings)
+
+        facts = [
+            self._backend.digest,
+            self.bos_id,
+            self.eos_id,
+            self.pad_id,
+            sorted(self.special_ids.items()),
+        ]
+        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.prefix_bytes = max(0, int(self.byte_lengths()[self.encode("a")].sum()) - 1)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of `text`, int32 `[n]`, without BOS or EOS."""
+        return self._backend.encode(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` for many texts, faster, on one core: the parallelism is over processes."""
+        return self._backend.encode_batch(texts)
+
+    def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int32 `[n]` and the character span of each in `text`, int32 `[n, 2]`, end exclusive.
+
+        Byte pieces of one character all have the span of that character. The space that SentencePiece puts before
+        a text has no character: a token that is nothing else has an empty span.
+        """
+        return self._backend.encode_offsets(text)
+
+    def encode_parts(self, parts: Sequence[str | int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`encode_offsets` for every part of a sequence of texts and special-token ids, tokenized as one whole.
+
+        A text follows the special token before it as it would in transformers (no space is put before it unless the
+        tokenizer does so after special tokens). Spans are relative to their part; a special id has the span (0, 0).
+        """
+        return self._backend.encode_parts(parts)
+
+    def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
+        """Text of `ids`. Special tokens are left out, or written as their strings with `keep_special`."""
+        names = {id_: name for name, id_ in self.special_ids.items()}
+        text, run = [], []
+        for id_ in map(int, ids):
+            if id_ not in names:
+                run.append(id_)
+            elif keep_special:
+                text += [self._backend.decode(run), names[id_]]
+                run = []
+        return "".join([*text, self._backend.decode(run)])
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of text that each vocabulary entry stands for, int32 `[vocab_size]`.
+
+        Special tokens and the unknown token count 0, byte pieces 1. Read-only.
+        """
+        return self._byte_lengths
+
+    @functools.cached_property
+    def _byte_lengths(self) -> np.ndarray:
+        lengths = self._backend.byte_lengths()
+        lengths[list(self.special_ids.values())] = 0
+        lengths.flags.writeable = False
+        return lengths
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write its files and `byte_lengths.npy`, so that `load_tokenizer(folder)` gives it back."""
+        out = epath.Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            (out / name).write_bytes(content)
+        with (out / "byte_lengths.npy").open("wb") as file:
+            np.save(file, self.byte_lengths())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_tokenizer, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.path!r}, {self.kind}, {self.vocab_size} entries)"
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer at `path`, ready for use.
+
+    `path` is a SentencePiece model file, a folder with `tokenizer.json` or `tokenizer.model` (local, `gs://`,
+    `s3://`), or a Hugging Face hub id.
+
+    Raises:
+        ValueError: nothing usable is there.
+    """
+    path = os.fspath(path)
+    place = epath.Path(path)
+    if place.is_dir():
+        folder = place
+    elif place.exists():
+        name = "tokenizer.json" if path.endswith(".json") else "tokenizer.model"
+        return Tokenizer(path, {name: place.read_bytes()}, {})
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        folder = epath.Path(_download(path))
+    else:
+        raise ValueError(
+            f"tokenizer: {path} does not exist; name a SentencePiece .model file, a Hugging Face tokenizer folder "
+            "or a hub id (organisation/name)"
+        )
+    files = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).exists()}
+    if not {"tokenizer.json", "tokenizer.model"} & files.keys():
+        raise ValueError(f"tokenizer: {path} has neither tokenizer.json nor tokenizer.model")
+    config = folder / "config.json"
+    return Tokenizer(path, files, json.loads(config.read_text()) if config.exists() else {})
+
+
+def train_sentencepiece(
+    texts: Iterable[str], folder: str | os.PathLike[str], config: SentencePieceConfig
+) -> Tokenizer:
+    """Train a LLaMA-like SentencePiece model on `texts`, at most `config.sample_mb` of them, and save it to `folder`.
+
+    Text is not normalised, bytes stand in for unknown characters, every digit is its own piece, runs of spaces are
+    kept; ids: unk 0, BOS 1, EOS 2. The same texts in the same order give the same model on any machine.
+    """
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(texts, int(config.sample_mb * 1e6)),
+            model_writer=model,
+            vocab_size=config.vocab_size,
+            model_type=config.model_type,
+            max_sentence_length=2 * _SENTENCE_BYTES,
+            character_coverage=0.9995,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            byte_fallback=True,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            num_threads=4,  # fixed: the sums of unigram training depend on their number
+            minloglevel=1,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"train_tokenizer.vocab_size: {config.vocab_size} pieces cannot be trained on this text ({error})"
+        ) from error
+    out = epath.Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "tokenizer.model").write_bytes(model.getvalue())
+    tokenizer = load_tokenizer(os.fspath(out))
+    tokenizer.save(out)
+    return tokenizer
+
+
+_SENTENCE_BYTES = 4096  # longer lines are cut: SentencePiece would leave them out
+
+
+def _sentences(texts: Iterable[str], max_bytes: int) -> Iterable[str]:
+    for text in texts:
+        for line in text.split("\n"):
+            for start in range(0, len(line), _SENTENCE_BYTES // 4):
+                sentence = line[start : start + _SENTENCE_BYTES // 4].replace("\0", "")
+                max_bytes -= len(sentence.encode())
+                if max_bytes < 0:
+                    return
+                if sentence:
+                    yield sentence
+
+
+class _SentencePiece:
+    """A SentencePiece model. Special tokens are its control pieces and those that the folder's files declare."""
+
+    def __init__(self, path: str, files: dict[str, bytes], declared: set[str]) -> None:
+        import sentencepiece
+
+        model = files["tokenizer.model"]
+        try:
+            self.model = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"tokenizer: {path} is not a SentencePiece model ({error})") from error
+        size = self.model.get_piece_size()
+        self.pieces: list[str] = [self.model.id_to_piece(i) for i in range(size)]
+        ids = {piece: i for i, piece in enumerate(self.pieces)}
+        added = json.loads(files.get("added_tokens.json", b"{}"))
+        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+        for id_, token in settings.get("added_tokens_decoder", {}).items():
+            added[token["content"]] = int(id_)
+            if token.get("special"):
+                declared = declared | {token["content"]}
+        if ordinary := {piece for piece in added if piece not in ids} - declared:
+            raise ValueError(
+                f"tokenizer: {path} adds ordinary words to its SentencePiece model ({sorted(ordinary)[:5]}), which "
+                "SentencePiece does not know; save the folder with transformers, so that it has a tokenizer.json"
+            )
+        self.ids = added | ids
+        self.special_ids = {
+            p: i for p, i in ids.items() if self.model.is_control(i) or self.model.is_unknown(i)
+        }
+        self.special_ids |= {piece: self.ids[piece] for piece in declared if piece in self.ids}
+        self.vocab_size = max(size, *(i + 1 for i in self.ids.values()))
+        self.digest = hashlib.sha256(model).hexdigest()
+        if any(
+            self.model.piece_to_id(p) == i and not self._is_hidden(i)
+            for p, i in self.special_ids.items()
+            if i < size
+        ):
+            self.model = sentencepiece.SentencePieceProcessor(
+                model_proto=_as_control(model, self.special_ids)
+            )
+        self.byte_piece = np.array([self.model.is_byte(i) for i in range(size)])
+
+    def _is_hidden(self, id_: int) -> bool:
+        return self.model.is_control(id_) or self.model.is_unknown(id_) or self.model.is_unused(id_)
+
+    def token_id(self, piece: str) -> int | None:
+        return self.ids.get(piece)
+
+    def default_special(self, name: str, config: dict[str, Any]) -> str | None:
+        id_ = getattr(self.model, name.replace("_token", "_id"))()
+        return self.pieces[id_] if id_ >= 0 else None
+
+    def adds(self, bos_id: int) -> bool:
+        return True  # as LLaMA-1 and 2, and as transformers takes a bare model
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.model.encode(text, return_type="numpy")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self.model.encode(list(texts), return_type="numpy", num_threads=1)
+
+    def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        result = self.model.encode(text, return_type="offset_mapping")
+        ids = np.array(result["ids"], np.int32)
+        spans = np.array(result["offsets"], np.int32).reshape(-1, 2)
+        # SentencePiece gives a character to the last of its byte pieces; the others get it here.
+        empty = self.byte_piece[ids] & (spans[:, 0] == spans[:, 1])
+        spans[empty, 1] += 1
+        return ids, spans
+
+    def encode_parts(self, parts: Sequence[str | int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [
+            self.encode_offsets(part) if isinstance(part, str) else _special(part) for part in parts
+        ]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.model.decode(ids)
+
+    def byte_lengths(self) -> np.ndarray:
+        lengths = np.zeros(self.vocab_size, np.int32)
+        lengths[: len(self.pieces)] = [
+            len(piece.replace("▁", " ").encode()) for piece in self.pieces
+        ]
+        lengths[: len(self.pieces)][self.byte_piece] = 1
+        return lengths
+
+
+class _HuggingFace:
+    """A `tokenizer.json`, run by the tokenizers library with special tokens in text left as text."""
+
+    def __init__(self, path: str, files: dict[str, bytes], declared: set[str]) -> None:
+        # Documents are spread over processes; threads inside each would only get in their way.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        try:
+            spec = json.loads(files["tokenizer.json"])
+            spec |= {"truncation": None, "padding": None}
+            for token in spec.get("added_tokens", []):
+                token["special"] = token["special"] or token["content"] in declared
+            post_processor, spec["post_processor"] = (
+                spec.get("post_processor"),
+                None,
+            )  # it would trim offsets
+            self.spec = spec
+            self.model = self._build(spec)
+            self.whole = (
+                self._build(spec | {"post_processor": post_processor}) if post_processor else None
+            )
+        except (
+            Exception
+        ) as error:  # the library raises plain Exception for whatever is wrong with the file
+            raise ValueError(
+                f"tokenizer: {path}: tokenizer.json cannot be read ({error})"
+            ) from error
+        self.ids = self.model.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(self.ids.values()) + 1
+        self.added = {token["content"]: token for token in spec.get("added_tokens", [])}
+        self.special_ids = {p: self.ids[p] for p, token in self.added.items() if token["special"]}
+        self.special_ids |= {piece: self.ids[piece] for piece in declared if piece in self.ids}
+        self.strips = {
+            self.ids[p]: (token["lstrip"], token["rstrip"]) for p, token in self.added.items()
+        }
+        self.digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def _build(spec: dict[str, Any]) -> Any:
+        import tokenizers
+
+        model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        model.encode_special_tokens = True
+        return model
+
+    @functools.cached_property
+    def marked(self) -> tuple[Any, int]:
+        """The same tokenizer with `_MARK` as a further entry, and its id."""
+        import tokenizers
+
+        model = self._build(self.spec)
+        model.add_tokens([tokenizers.AddedToken(_MARK, normalized=False, special=False)])
+        return model, model.token_to_id(_MARK)
+
+    def token_id(self, piece: str) -> int | None:
+        return self.ids.get(piece)
+
+    def default_special(self, name: str, config: dict[str, Any]) -> str | None:
+        id_ = config.get(f"{name}_id")
+        id_ = id_[0] if isinstance(id_, list) else id_
+        return None if id_ is None else self.model.id_to_token(id_)
+
+    def adds(self, bos_id: int) -> bool:
+        return self.whole is not None and self.whole.encode("a").ids[:1] == [bos_id]
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self.model.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self.model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        encoding = self.model.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2)
+
+    def encode_parts(self, parts: Sequence[str | int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        model, mark = self.marked
+        texts, moved = (
+            [],
+            [],
+        )  # what each text part starts with in the whole, less the spaces its neighbours eat
+        whole = 0
+        for i, part in enumerate(parts):
+            text, cut = _MARK, 0
+            if isinstance(part, str):
+                after = i > 0 and self.strips.get(parts[i - 1], (False, False))[1]
+                before = i + 1 < len(parts) and self.strips.get(parts[i + 1], (False, False))[0]
+                text = part.rstrip() if before else part
+                cut = len(text) - len(text.lstrip()) if after else 0
+                text = text[cut:]
+            texts.append(text)
+            moved.append(cut - whole)
+            whole += len(text)
+        encoding = model.encode("".join(texts), add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        marks = np.flatnonzero(ids == mark)
+        if len(marks) != sum(not isinstance(part, str) for part in parts):
+            raise ValueError(
+                "a text holds the noncharacters U+FDD0 and U+FDD1; remove them before encoding"
+            )
+        result, start, marks = [], 0, iter([*marks, len(ids)])
+        stop = next(marks)
+        for part, move in zip(parts, moved, strict=True):
+            if isinstance(part, str):
+                result.append((ids[start:stop], spans[start:stop] + move))
+            else:
+                result.append(_special(part))
+                start, stop = stop + 1, next(marks)
+        return result
+
+    def decode(self, ids: list[int]) -> str:
+        return self.model.decode(ids, skip_special_tokens=False)
+
+    def byte_lengths(self) -> np.ndarray:
+        lengths = np.zeros(self.vocab_size, np.int32)
+        types = set(_types(self.spec.get("pre_tokenizer"))) | set(_types(self.spec.get("decoder")))
+        byte_level = "ByteLevel" in types
+        byte_fallback = bool(self.spec["model"].get("byte_fallback"))
+        prefix = (
+            (self.spec["model"].get("continuing_subword_prefix") or "") if not byte_level else ""
+        )
+        for piece, id_ in self.ids.items():
+            if piece in self.added:
+                lengths[id_] = len(piece.encode())
+            elif byte_level:
+                lengths[id_] = len(piece)  # one printable character stands for each byte
+            elif byte_fallback and re.fullmatch("<0x[0-9A-F]{2}>", piece):
+                lengths[id_] = 1
+            else:
+                lengths[id_] = len(piece.removeprefix(prefix).replace("▁", " ").encode())
+        return lengths
+
+
+def _special(id_: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([id_], np.int32), np.zeros((1, 2), np.int32)
+
+
+def _as_control(model: bytes, special: Iterable[str]) -> bytes:
+    """The SentencePiece model with its special pieces hidden from text. Ids do not change."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    special = set(special)
+    for piece in proto.pieces:
+        if piece.piece in special and piece.type == piece.USER_DEFINED:
+            piece.type = piece.CONTROL
+    return proto.SerializeToString()
+
+
+def _types(part: Any) -> Iterable[str]:
+    """The `type` of a part of a tokenizer.json and of everything inside it."""
+    if isinstance(part, dict):
+        if "type" in part:
+            yield str(part["type"])
+        for value in part.values():
+            yield from _types(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _types(value)
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _special_names(settings: dict[str, Any], map_: dict[str, Any]) -> dict[str, str]:
+    names = {
+        name: _content(settings.get(name)) or _content(map_.get(name)) for name in _SPECIAL_NAMES
+    }
+    return {name: piece for name, piece in names.items() if piece}
+
+
+def _declared(settings: dict[str, Any], map_: dict[str, Any]) -> set[str]:
+    """Special tokens without a name of their own."""
+    listed = [
+        *(settings.get("additional_special_tokens") or []),
+        *(map_.get("additional_special_tokens") or []),
+    ]
+    extra = settings.get("extra_special_tokens") or []
+    listed += extra.values() if isinstance(extra, dict) else extra
+    return {piece for token in listed if (piece := _content(token))}
+
+
+def _chat_template(files: dict[str, bytes], settings: dict[str, Any]) -> str | None:
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode()
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def _download(hub_id: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(hub_id, allow_patterns=[*_FILES, "config.json"])
+    except Exception as error:  # network, access and naming errors have no common class
+        raise ValueError(
+            f"tokenizer: {hub_id} is neither a path here nor readable from the hub ({error})"
+        ) from error
