@@ -1,0 +1,1 @@
+"""The network and every function of its weights."""

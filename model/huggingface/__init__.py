@@ -1,0 +1,1 @@
+"""Hugging Face folders in and out: one table of names, read both ways."""
