@@ -297,18 +297,18 @@ def _complaints(
     found: dict[Keys, list[str]] = {}
     for item in error.errors(include_url=False):
         path = _data_path(data, item["loc"], item["type"])
-        name, value = dotted(path), item["input"]
+        name, value, context = dotted(path), item["input"], item.get("ctx", {})
         match item["type"]:
             case "extra_forbidden":
                 text = f"{name}: unknown; {_known_fields(cls, path)}"
             case "missing":
                 text = f"{name}: missing"
             case "value_error":
-                for line in str(item["ctx"]["error"]).split("\n"):
+                for line in str(context["error"]).split("\n"):
                     yield _refine(path, line), f"{name}.{line}" if name else line
                 continue
             case "literal_error":
-                expected = item["ctx"]["expected"]
+                expected = context["expected"]
                 options = re.findall(r"'([^']*)'", expected)
                 near = _near(str(value), options)
                 text = f"{name}: {value!r} is not {' | '.join(options)}" + (near and f"; {near}")

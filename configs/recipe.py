@@ -112,12 +112,12 @@ def _optimizer(r: TrainRecipe) -> Iterator[str]:
     o, steps = r.optimizer, r.schedule_steps
     if r.train.num_steps and o.warmup_steps > steps:
         yield f"optimizer.warmup_steps: {o.warmup_steps} is more than the {steps} steps of the schedule"
-    if o.schedule_steps is not None and o.schedule_steps < r.train.num_steps and o.end_lr == 0:
-        if o.schedule != "constant":
-            yield (
-                f"optimizer.schedule_steps: {o.schedule_steps} is less than train.num_steps "
-                f"{r.train.num_steps}; the rest would run at a rate of 0 (raise it, or set optimizer.end_lr)"
-            )
+    short = o.schedule_steps is not None and o.schedule_steps < r.train.num_steps
+    if short and o.end_lr == 0 and o.schedule != "constant":
+        yield (
+            f"optimizer.schedule_steps: {o.schedule_steps} is less than train.num_steps "
+            f"{r.train.num_steps}; the rest would run at a rate of 0 (raise it, or set optimizer.end_lr)"
+        )
     if o.decay_steps is not None and o.schedule != "wsd":
         yield f"optimizer.decay_steps: is for optimizer.schedule wsd, which is {o.schedule}"
     elif o.decay_steps is not None and r.train.num_steps and o.warmup_steps + o.decay_steps > steps:
