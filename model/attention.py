@@ -1,0 +1,147 @@
+"""Causal attention that keeps the documents of a packed row apart.
+
+One signature for every implementation: `attend(q, k, v, segment_ids) -> out` with
+q [B, T, N, H], k and v [B, T, K, H], segment_ids int32 [B, T] (0 is padding), out [B, T, N, H].
+A token sees itself and the earlier tokens of its own segment. Softmax is float32 throughout.
+
+- `xla`: plain einsums, everywhere.
+- `cudnn`: the fused kernel of NVIDIA GPUs, bfloat16 or float16; the segments go in as a mask.
+- `splash`: the Pallas flash kernel of TPUs, which skips blocks that the mask leaves empty.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Kind = Literal["auto", "xla", "cudnn", "splash"]
+
+SAVED = "attention"  # what rematerialisation may keep of a layer: the output of attention
+_LANES = 128  # a TPU kernel's rows are multiples of this
+
+
+def select(kind: Kind, platform: str, compute_dtype: jnp.dtype, mesh: Mesh | None = None) -> tuple[str, Attend]:
+    """The implementation for a platform ("cpu", "gpu", "tpu"); `auto` takes the best that works there."""
+    if kind == "auto":
+        kind = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
+        if kind == "cudnn" and (reason := _why_not_cudnn(compute_dtype)):
+            logging.getLogger("lectern").warning("attention: cudnn not used (%s); using xla", reason)
+            kind = "xla"
+    if kind == "splash":
+        if mesh is not None and mesh.shape.get("sequence", 1) > 1:
+            raise ValueError("train.attention: splash needs mesh.sequence=1; set train.attention=xla")
+        return kind, functools.partial(splash, mesh=mesh, interpret=platform != "tpu")
+    return kind, {"xla": xla, "cudnn": cudnn}[kind]
+
+
+def visible(segment_ids: jax.Array) -> jax.Array:
+    """Who sees whom: bool [B, T, S], causal and inside one segment."""
+    length = segment_ids.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    return causal & (segment_ids[:, :, None] == segment_ids[:, None, :])
+
+
+def xla(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Plain attention with grouped query heads."""
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    q = q.reshape(B, T, K, N // K, H)
+    logits = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(visible(segment_ids)[:, None, None], logits * H**-0.5, -1e30)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(B, T, N, H)
+
+
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """cuDNN's flash attention; grouped heads are its own."""
+    mask = visible(segment_ids)[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
+def splash(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    mesh: Mesh | None = None,
+    block: int = 512,
+    interpret: bool = False,
+) -> jax.Array:
+    """Pallas splash attention, heads split over the mesh's `tensor` axis.
+
+    Rows are padded to whole blocks; the padding is a segment of its own, so no token sees it.
+    """
+    length = q.shape[1]
+    unit = min(block, -(-length // _LANES) * _LANES)
+    pad = -length % unit
+    if pad:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, pad)), constant_values=-1)
+    kernel = functools.partial(_splash, unit=unit, interpret=interpret)
+    if mesh is not None and mesh.shape.get("tensor", 1) > 1:
+        heads = P(None, None, "tensor", None)
+        kernel = jax.shard_map(
+            kernel,
+            mesh=jax.sharding.get_abstract_mesh() if _inside_shard_map() else mesh,
+            in_specs=(heads, heads, heads, P()),
+            out_specs=heads,
+            axis_names={"tensor"},
+            check_vma=False,
+        )
+    return kernel(q, k, v, segment_ids)[:, :length]
+
+
+def _splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, unit: int, interpret: bool
+) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as sa
+
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    sizes = sa.BlockSizes(
+        block_q=unit,
+        block_kv=unit,
+        block_kv_compute=unit,
+        block_q_dkv=unit,
+        block_kv_dkv=unit,
+        block_kv_dkv_compute=unit,
+        use_fused_bwd_kernel=True,
+    )
+    mask = sa.MultiHeadMask([sa.CausalMask((T, T))] * (N // K))
+    kernel = sa.make_splash_mqa(
+        mask,
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+        residual_checkpoint_name=SAVED,
+    )
+    q = (q * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
+    over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+    out = jax.vmap(over_heads)(q, k, v, sa.SegmentIds(segment_ids, segment_ids))
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _inside_shard_map() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _why_not_cudnn(compute_dtype: jnp.dtype) -> str | None:
+    """None when the kernel works here, forward and backward; else the reason it does not."""
+    if compute_dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it does not compute in {jnp.dtype(compute_dtype).name}"
+    x = jnp.ones((1, 128, 2, 64), compute_dtype)
+    segments = jnp.ones((1, 128), jnp.int32)
+    try:
+        jax.block_until_ready(jax.grad(lambda q: cudnn(q, x, x, segments).astype(jnp.float32).sum())(x))
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        return str(error).splitlines()[0]
+    return None

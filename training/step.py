@@ -1,0 +1,307 @@
+"""The training step and the evaluation step: one jitted pure function each.
+
+The step is manual (`jax.shard_map`) over the mesh axes that share out rows, and automatic over
+`tensor` and `sequence`. Weights arrive split over the FSDP axes; each layer is made whole by `gather`
+inside the scan, and the transpose of `gather` is the reduce-scatter of its gradient. On one device
+`gather` only casts.
+
+The loss is the sum over the supervised tokens of the whole global batch, all devices and all
+accumulation passes, divided by their number: never a mean of means.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model.attention import Attend
+from model.config import LlamaConfig
+from model.llama import Gather, Params, head_matrix, hidden_states
+from model.rope import positions_of
+from tpu.mesh import BATCH, FSDP, REPLICAS, ROWS, manual_part
+from training.config import TrainConfig
+from training.loss import cross_entropy
+
+Metrics = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """What a step changes: float32 weights and the optimizer's moments."""
+
+    params: Params
+    opt_state: Any
+
+
+def make_train_step(
+    config: LlamaConfig,
+    train: TrainConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    specs: Params,
+    attend: Attend,
+    *,
+    num_streams: int,
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """`step(state, batch) -> (state, metrics)`; jit it with `jit_step`.
+
+    Metrics: `loss` (mean -log p over the supervised tokens), `grad_norm` (before clipping), `tokens`
+    (all but padding), `supervised`, and per stream `stream_loss` (sum of -log p), `stream_supervised`
+    and `stream_tokens`, each [num_streams].
+    """
+    value_and_grad = make_value_and_grad(
+        config, train, mesh, specs, attend, num_streams=num_streams
+    )
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        grads, metrics = value_and_grad(state.params, batch)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, updates), opt_state), metrics
+
+    return step
+
+
+def make_value_and_grad(
+    config: LlamaConfig,
+    train: TrainConfig,
+    mesh: Mesh,
+    specs: Params,
+    attend: Attend,
+    *,
+    num_streams: int,
+) -> Callable[[Params, Batch], tuple[Params, Metrics]]:
+    """`(params, batch) -> (gradients, metrics)` of the global batch, sharded like the parameters."""
+    manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
+    gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
+
+    def local(params: Params, batch: Batch) -> tuple[Params, Metrics]:
+        supervised = jax.lax.psum(jnp.sum(_target_mask(batch)), ROWS)
+        scale = 1.0 / jnp.maximum(supervised, 1).astype(jnp.float32)
+
+        def loss(params: Params, part: Batch) -> tuple[jax.Array, jax.Array]:
+            mask = _target_mask(part)
+            total, nll = _token_losses(
+                params, part, mask * scale, config, train, gather=gather, attend=attend
+            )
+            return total, jnp.sum(nll * mask, axis=1)
+
+        grad = jax.grad(loss, has_aux=True)
+        if train.accumulate == 1:
+            grads, row_losses = grad(params, batch)
+        else:
+            parts = jax.tree.map(functools.partial(_split_rows, passes=train.accumulate), batch)
+
+            def accumulate(total: Params, part: Batch) -> tuple[Params, jax.Array]:
+                grads, row_losses = grad(params, part)
+                return jax.tree.map(jnp.add, total, grads), row_losses
+
+            grads, row_losses = jax.lax.scan(
+                accumulate, jax.tree.map(jnp.zeros_like, params), parts
+            )
+            row_losses = row_losses.reshape(-1)
+        grads = jax.tree.map(_finish_sum, grads, manual)
+        return grads, _metrics(batch, row_losses, supervised, num_streams)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(manual, _batch_specs()),
+        out_specs=(manual, P()),
+        axis_names=set(ROWS),
+        check_vma=False,
+    )
+
+
+def make_eval_step(
+    config: LlamaConfig,
+    train: TrainConfig,
+    mesh: Mesh,
+    specs: Params,
+    attend: Attend,
+) -> Callable[[Params, Batch, jax.Array], Metrics]:
+    """`(params, batch, byte_lengths) -> sums` over a held-out batch.
+
+    `byte_lengths` int32[Vpad] says how many bytes of text each vocabulary entry stands for; entries
+    without text (BOS, EOS, padding) are left out of both sums, so loss and bytes speak of text alone.
+    Sums: `nll` (nats), `tokens`, `bytes`, and per row `row_nll`, `row_bytes` [B].
+    """
+    manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
+    gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
+
+    def local(params: Params, batch: Batch, byte_lengths: jax.Array) -> Metrics:
+        sizes = byte_lengths[jnp.roll(batch["tokens"], -1, axis=1)]
+        mask = _target_mask(batch) & (sizes > 0)
+        _, nll = _token_losses(
+            params, batch, mask.astype(jnp.float32), config, train, gather=gather, attend=attend
+        )
+        row_nll = jnp.sum(nll * mask, axis=1)
+        row_bytes = jnp.sum(sizes * mask, axis=1)
+        sums = {"nll": jnp.sum(row_nll), "tokens": jnp.sum(mask), "bytes": jnp.sum(row_bytes)}
+        rows = {"row_nll": row_nll, "row_bytes": row_bytes}
+        return jax.lax.psum(sums, ROWS) | jax.lax.all_gather(rows, ROWS, tiled=True)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(manual, _batch_specs(), P()),
+        out_specs=P(),
+        axis_names=set(ROWS),
+        check_vma=False,
+    )
+
+
+def jit_step(
+    step: Callable[[State, Batch], tuple[State, Metrics]], shardings: State, mesh: Mesh
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """The step compiled for the state's layout; the old state's memory is given to the new one."""
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P()))
+    )
+
+
+def make_gather(
+    manual: Params, mesh: Mesh, compute_dtype: str, grad_reduce_dtype: str
+) -> Gather:
+    """Makes a part of the weights whole: cast, then all-gathered over the FSDP axes that split it.
+
+    Its transpose sums the gradient over those axes in `grad_reduce_dtype` and leaves each device its
+    share, in float32. Norm scales stay float32.
+    """
+    live = tuple(axis for axis in FSDP if mesh.shape[axis] > 1)
+
+    def gather(part: str, weights: Params) -> Params:
+        def one(path: tuple[Any, ...], value: jax.Array, spec: P) -> jax.Array:
+            dims = spec[1:] if part == "blocks" else spec  # the layer axis is already gone
+            split = tuple(dim for dim, entry in enumerate(dims) if entry == FSDP)
+            dtype = "float32" if path[-1].key == "scale" else compute_dtype
+            steps = tuple((dim, axis) for dim in split for axis in reversed(live))
+            return _whole(value, steps, dtype, grad_reduce_dtype)
+
+        return jax.tree_util.tree_map_with_path(one, weights, manual[part])
+
+    return gather
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _whole(
+    value: jax.Array, steps: tuple[tuple[int, str], ...], dtype: str, grad_dtype: str
+) -> jax.Array:
+    value = value.astype(dtype)
+    for dim, axis in steps:
+        value = jax.lax.all_gather(value, axis, axis=dim, tiled=True)
+    return value
+
+
+def _whole_forward(value, steps, dtype, grad_dtype):
+    return _whole(value, steps, dtype, grad_dtype), None
+
+
+def _whole_backward(steps, dtype, grad_dtype, _, grad):
+    grad = grad.astype(grad_dtype if steps else "float32")
+    for dim, axis in reversed(steps):
+        grad = jax.lax.psum_scatter(grad, axis, scatter_dimension=dim, tiled=True)
+    return (grad.astype(jnp.float32),)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
+
+
+def _finish_sum(grad: jax.Array, spec: P) -> jax.Array:
+    """What `gather`'s transpose left undone: replicas, and the axes of weights that are not split."""
+    return jax.lax.psum(grad, REPLICAS if FSDP in spec else ROWS)
+
+
+def _token_losses(
+    params: Params,
+    batch: Batch,
+    weights: jax.Array,
+    config: LlamaConfig,
+    train: TrainConfig,
+    *,
+    gather: Gather,
+    attend: Attend,
+) -> tuple[jax.Array, jax.Array]:
+    hidden = hidden_states(
+        params,
+        config,
+        batch["tokens"],
+        batch["segment_ids"],
+        positions_of(batch["segment_ids"]),
+        gather=gather,
+        attend=attend,
+        remat=train.remat,
+    )
+    return cross_entropy(
+        hidden,
+        head_matrix(params, config, gather),
+        jnp.roll(batch["tokens"], -1, axis=1),
+        weights,
+        train.z_loss,
+        train.loss_chunk,
+        config.vocab_size,
+    )
+
+
+def _target_mask(batch: Batch) -> jax.Array:
+    """bool[B, T]: is the token after this one supervised? (Never across a row's end.)"""
+    return jnp.roll(batch["loss_mask"], -1, axis=1).at[:, -1].set(False)
+
+
+def _metrics(
+    batch: Batch, row_losses: jax.Array, supervised: jax.Array, num_streams: int
+) -> Metrics:
+    rows = {
+        "stream_loss": row_losses,
+        "stream_supervised": jnp.sum(_target_mask(batch), axis=1),
+        "stream_tokens": jnp.sum(batch["segment_ids"] > 0, axis=1),
+    }
+    per_stream = {
+        name: jax.ops.segment_sum(value, batch["stream"], num_streams)
+        for name, value in rows.items()
+    }
+    per_stream = jax.lax.psum(per_stream, ROWS)
+    return per_stream | {
+        "loss": jnp.sum(per_stream["stream_loss"]) / jnp.maximum(supervised, 1),
+        "tokens": jnp.sum(per_stream["stream_tokens"]),
+        "supervised": supervised,
+    }
+
+
+def _split_rows(x: jax.Array, *, passes: int) -> jax.Array:
+    return x.reshape(passes, x.shape[0] // passes, *x.shape[1:])
+
+
+def _batch_specs() -> dict[str, P]:
+    rows = manual_part(BATCH)
+    return {"tokens": rows, "segment_ids": rows, "loss_mask": rows, "stream": P(ROWS)}
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, P)
+
+
+def check_rows(rows: int, accumulate: int, mesh: Mesh, *, field: str) -> None:
+    """Every device must hold the same whole number of rows in every accumulation pass."""
+    ways = math.prod(mesh.shape[a] for a in ROWS)
+    if rows % (ways * accumulate):
+        raise ValueError(
+            f"{field}: {rows} rows do not divide over {ways} devices that share out rows"
+            f" x train.accumulate={accumulate}; take a multiple of {ways * accumulate}"
+        )
+
+
+def model_flops(config: LlamaConfig, rows: int, seq_len: int) -> float:
+    """FLOPs of one training step as the field counts them: causal attention halved, remat left out."""
+    S, D, F, L = seq_len, config.embed_dim, config.mlp_dim, config.num_layers
+    N, K, H, V = config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size
+    tokens = rows * S
+    layer = 6 * tokens * D * F + 2 * tokens * D * (N + 2 * K) * H + 2 * tokens * D * N * H
+    attention = 2 * rows * S * S * N * H
+    return 3.0 * (L * (layer + attention) + 2 * tokens * D * V)
