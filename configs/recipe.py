@@ -4,6 +4,7 @@ A preparation recipe is `data.config.PrepareConfig` as it stands. Checks inside 
 `config.py`; here is only what needs two of them. Every message begins with the path of the field to change.
 """
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Literal
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data.config import MixtureConfig, PrepareConfig, StreamConfig
 from evaluation.config import EvalConfig
 from model.config import ModelConfig
+from model.presets import PRESETS
 from tpu.config import MeshConfig
 from training.config import (
     CheckpointConfig,
@@ -23,6 +25,9 @@ from training.config import (
 )
 
 PrepareRecipe = PrepareConfig
+
+# The fields that give a model its shape when neither a preset nor a folder does.
+SHAPE = ("embed_dim", "mlp_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim")
 
 
 class ExportConfig(BaseModel):
@@ -88,19 +93,28 @@ class TrainRecipe(BaseModel):
 
 
 def _model(r: TrainRecipe) -> Iterator[str]:
-    if r.model.preset is None and r.model.init_from is None:
-        yield "model: set model.preset (tiny, llama2_7b, ...) or model.init_from (a Hugging Face folder or hub id)"
-    if r.model.preset is not None and r.model.init_from is not None:
-        yield (
-            f"model.preset: {r.model.preset} and model.init_from are both set; "
-            "the shape comes from init_from, so leave preset out"
-        )
+    model = r.model
+    if model.preset is not None and model.preset not in PRESETS:
+        near = difflib.get_close_matches(model.preset, PRESETS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(PRESETS)}"
+        yield f"model.preset: no preset {model.preset!r}; {hint}"
+    if model.preset is None and model.init_from is None:
+        absent = [name for name in SHAPE if getattr(model, name) is None]
+        if absent:
+            yield (
+                "model: set model.preset (tiny, llama2_7b, ...), model.init_from (a Hugging Face folder or "
+                f"hub id), or the whole shape: {', '.join(absent)} missing"
+            )
+    shape = dict(PRESETS.get(model.preset or "", {})) | model.model_dump(exclude_none=True)
     if r.model.revision is not None and r.model.init_from is None:
         yield "model.revision: is of a hub id in model.init_from, which is not set"
-    if r.model.max_seq_len is not None and r.train.seq_len > r.model.max_seq_len:
-        yield f"train.seq_len: {r.train.seq_len} is longer than model.max_seq_len {r.model.max_seq_len}"
-    if r.model.num_kv_heads is not None and r.model.num_kv_heads % r.mesh.tensor:
-        yield f"mesh.tensor: {r.mesh.tensor} does not divide model.num_kv_heads {r.model.num_kv_heads}"
+    max_seq_len = shape.get("max_seq_len")
+    if max_seq_len is not None and r.train.seq_len > max_seq_len:
+        yield f"train.seq_len: {r.train.seq_len} is longer than model.max_seq_len {max_seq_len}"
+    for name in ("num_heads", "num_kv_heads"):
+        heads = shape.get(name)
+        if heads is not None and heads % r.mesh.tensor:
+            yield f"mesh.tensor: {r.mesh.tensor} does not divide model.{name} {heads}"
     if r.tokenizer is None and r.model.init_from is None and r.train.num_steps > 0:
         yield (
             "tokenizer: name one; there is no model.init_from to take it from "
@@ -167,7 +181,7 @@ def _mixture(r: TrainRecipe) -> Iterator[str]:
         if schedule == "priority":
             if stream.priority is None:
                 yield f"streams.{name}.priority: missing; mixture.schedule priority needs it of every stream"
-            if "weight" in stream.model_fields_set:
+            if stream.weight != 1.0:
                 yield f"streams.{name}.weight: mixture.schedule priority has no weights; set priority"
         else:
             for key in ("priority", "epochs"):
