@@ -1,0 +1,380 @@
+"""Documents to token ids with a loss mask: plain texts, and conversations through a chat template.
+
+* Every template is Jinja: ours lie in `chat_templates/`, others come with a tokenizer or from a file, and all are
+  rendered with the settings that transformers uses. One document becomes one segment.
+* The whole rendered text is tokenized once; the loss mask comes from character spans of that one tokenization. A token
+  is supervised when any character of it is, so that a token that joins the prompt's last space with the answer's first
+  word is learned.
+* Special-token strings that the template writes become special ids. The same strings inside a turn stay text.
+* Who adds BOS and EOS: for texts and for the text templates `plain` and `huatuo` the caller (`add_bos`, `add_eos`); all
+  other templates say themselves where they stand, and nothing is added to them.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from data.config import ChatConfig
+from data.document import Document, Turn
+from data.tokenizer import Tokenizer
+
+TEXT_TEMPLATES = ("plain", "huatuo")
+TEMPLATES = (*TEXT_TEMPLATES, "llama2", "llama3")
+
+# Noncharacters: no interchanged text holds them, and no template's `strip` removes them.
+_ESCAPE, _OPEN, _CLOSE = "\ufdd2", "\ufdd3", "\ufdd4"
+
+
+class ConversationError(ValueError):
+    """This conversation does not fit the template; another one may."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A document as one segment.
+
+    Attributes:
+        tokens: int32 `[n]`.
+        supervised: bool `[n]`, whether a token is a target. The first never is: nothing comes before it.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+
+
+def encode_document(
+    document: Document, tokenizer: Tokenizer, chat: ChatConfig, *, add_bos: bool, add_eos: bool
+) -> Encoded:
+    """One document as token ids with its loss mask; see `encode_documents`."""
+    return encode_documents([document], tokenizer, chat, add_bos=add_bos, add_eos=add_eos)[0]
+
+
+def encode_documents(
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    chat: ChatConfig,
+    *,
+    add_bos: bool,
+    add_eos: bool,
+) -> list[Encoded]:
+    """Documents as token ids with their loss masks, in the order given.
+
+    A text is supervised wholly, whatever `chat.train_on` says: it has no turns to choose from. Texts, and plain
+    conversations under `train_on: all`, go through the tokenizer in one batch.
+
+    Raises:
+        ConversationError: a conversation does not fit the template (the message names the document).
+        ValueError: the template cannot be used with this tokenizer at all.
+    """
+    bos, eos = _ends(tokenizer, add_bos, add_eos)
+    texts: dict[int, str] = {}
+    encoded: dict[int, Encoded] = {}
+    for i, document in enumerate(documents):
+        try:
+            if document.is_text:
+                texts[i] = "\n\n".join(turn.text for turn in document.turns)
+            elif chat.template == "plain" and chat.train_on == "all":
+                texts[i] = render(document.turns, chat, tokenizer)
+            else:
+                tokens, supervised = _conversation(document.turns, chat, tokenizer)
+                if chat.template in TEXT_TEMPLATES:
+                    ended = tokens[-1:].tolist() == eos  # the template has written it
+                    reply = chat.train_on == "all" or document.turns[-1].role == "assistant"
+                    supervised = np.concatenate(
+                        [[False] * len(bos), supervised, [reply] * (not ended) * len(eos)]
+                    )
+                    tokens = np.concatenate([bos, tokens, eos if not ended else []])
+                encoded[i] = _encoded(tokens, supervised)
+        except ConversationError as error:
+            raise ConversationError(
+                f"{document.source} (document {document.id}): {error}"
+            ) from error
+    for i, tokens in zip(texts, tokenizer.encode_batch(list(texts.values())), strict=True):
+        tokens = np.concatenate([bos, tokens, eos])
+        encoded[i] = _encoded(tokens, np.ones(len(tokens)))
+    return [encoded[i] for i in range(len(documents))]
+
+
+def encode_prompt(
+    turns: Sequence[Turn], tokenizer: Tokenizer, chat: ChatConfig, *, add_bos: bool
+) -> np.ndarray:
+    """Ids int32 `[n]` of a conversation up to the place where the assistant's next reply begins."""
+    if all(turn.role == "text" for turn in turns):
+        text = "\n\n".join(turn.text for turn in turns)
+        return np.concatenate([_ends(tokenizer, add_bos, False)[0], tokenizer.encode(text)]).astype(
+            np.int32
+        )
+    rendered = _render(turns, chat, tokenizer, generation_prompt=True)
+    tokens = [
+        ids for ids, _ in tokenizer.encode_parts([part for part, _ in _split(rendered, tokenizer)])
+    ]
+    bos = _ends(tokenizer, add_bos and chat.template in TEXT_TEMPLATES, False)[0]
+    return np.concatenate([bos, *tokens]).astype(np.int32)
+
+
+def render(
+    turns: Sequence[Turn],
+    chat: ChatConfig,
+    tokenizer: Tokenizer,
+    *,
+    generation_prompt: bool = False,
+) -> str:
+    """The text that `chat.template` makes of `turns`, as a person sees it."""
+    return _clean(_render(turns, chat, tokenizer, generation_prompt=generation_prompt))
+
+
+def template_source(chat: ChatConfig, tokenizer: Tokenizer) -> str:
+    """The Jinja source of `chat.template`, for an exported tokenizer to carry."""
+    if chat.template == "tokenizer":
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                f"chat.template: tokenizer, but {tokenizer.path} ships no chat template; name one"
+            )
+        return tokenizer.chat_template
+    return _read_template(chat.template)
+
+
+def _ends(tokenizer: Tokenizer, add_bos: bool, add_eos: bool) -> tuple[list[int], list[int]]:
+    if add_bos and tokenizer.bos_id is None:
+        raise ValueError(
+            f"add_bos: true, but {tokenizer.path} has no BOS token; set add_bos: false"
+        )
+    return [tokenizer.bos_id] * add_bos, [tokenizer.eos_id] * add_eos  # type: ignore[list-item]
+
+
+def _encoded(tokens: np.ndarray, supervised: np.ndarray) -> Encoded:
+    supervised = supervised.astype(bool)
+    supervised[:1] = False
+    return Encoded(tokens.astype(np.int32), supervised)
+
+
+def _conversation(
+    turns: Sequence[Turn], chat: ChatConfig, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and supervision of the rendered conversation, without BOS and EOS from outside."""
+    rendered = _render(turns, chat, tokenizer)
+    if chat.train_on == "assistant":
+        rendered = _marked(rendered, turns, chat, tokenizer)
+    parts = _split(rendered, tokenizer)
+    tokens, supervised = [], []
+    for (part, mask), (ids, spans) in zip(
+        parts, tokenizer.encode_parts([part for part, _ in parts]), strict=True
+    ):
+        tokens.append(ids)
+        if isinstance(part, int):
+            supervised.append(mask)
+        else:
+            # A token without characters is the space put before a text: it goes with the first character.
+            until = np.concatenate([[0], np.cumsum(mask)])
+            ends = np.minimum(np.maximum(spans[:, 1], spans[:, 0] + 1), len(mask))
+            supervised.append(until[ends] > until[spans[:, 0]])
+    tokens, supervised = np.concatenate(tokens), np.concatenate(supervised)
+    return tokens, supervised if chat.train_on == "assistant" else np.ones(len(tokens), bool)
+
+
+def _split(rendered: str, tokenizer: Tokenizer) -> list[tuple[str | int, np.ndarray]]:
+    """Texts with a mask per character, and special ids with a mask of one, from a rendering with its marks."""
+    parts: list[tuple[str | int, np.ndarray]] = []
+    inside = False
+    text: list[str] = []
+    mask: list[np.ndarray] = []
+
+    def flush() -> None:
+        if joined := "".join(text):
+            parts.append((joined, np.concatenate(mask)))
+        text.clear()
+        mask.clear()
+
+    for piece in _special_pattern(tuple(tokenizer.special_ids)).split(rendered):
+        if piece in (_OPEN, _CLOSE):
+            inside = piece == _OPEN
+        elif piece in tokenizer.special_ids:
+            flush()
+            parts.append((tokenizer.special_ids[piece], np.array([inside])))
+        elif piece := piece.replace(_ESCAPE, ""):
+            text.append(piece)
+            mask.append(np.full(len(piece), inside))
+    flush()
+    return parts
+
+
+@functools.lru_cache(maxsize=16)
+def _special_pattern(special: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(filter(None, special), key=len, reverse=True)
+    return re.compile("(" + "|".join([*map(re.escape, longest_first), _OPEN, _CLOSE]) + ")")
+
+
+# Rendering
+
+
+def _render(
+    turns: Sequence[Turn],
+    chat: ChatConfig,
+    tokenizer: Tokenizer,
+    *,
+    generation_prompt: bool = False,
+    mark: bool = False,
+) -> str:
+    """The template's output: turns with their special strings escaped, `{% generation %}` blocks between marks.
+
+    `mark` puts the marks around what the assistant's turns say, instead.
+    """
+    if chat.system is not None and all(turn.role != "system" for turn in turns):
+        turns = [Turn("system", chat.system), *turns]
+    escape = _special_pattern(tuple(tokenizer.special_ids))
+    messages = []
+    for turn in turns:
+        if turn.role == "text" and chat.template != "plain":
+            raise ConversationError(
+                f"chat.template {chat.template} has no place for running text beside turns"
+            )
+        if _ESCAPE in turn.text or _OPEN in turn.text or _CLOSE in turn.text:
+            raise ConversationError(
+                "a turn holds one of the noncharacters U+FDD2 to U+FDD4; remove it"
+            )
+        content = escape.sub(lambda match: match[0][0] + _ESCAPE + match[0][1:], turn.text)
+        if mark and turn.role == "assistant":
+            core = content.strip()
+            # Space at both ends stays outside, so that a template that strips still finds it.
+            content = (
+                content.replace(core, _OPEN + core + _CLOSE, 1)
+                if core
+                else _OPEN + _CLOSE + content
+            )
+        messages.append({"role": turn.role, "content": content})
+    from jinja2 import TemplateError
+
+    template = _compile(template_source(chat, tokenizer))
+    try:
+        return template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=generation_prompt,
+            **tokenizer.special_names,
+        )
+    except (TemplateError, TypeError, IndexError) as error:
+        raise ConversationError(
+            f"chat.template {chat.template} refuses this conversation: {error}"
+        ) from error
+
+
+def _marked(rendered: str, turns: Sequence[Turn], chat: ChatConfig, tokenizer: Tokenizer) -> str:
+    """The rendering with marks around what the assistant says, end of turn included.
+
+    Templates with `{% generation %}` say it themselves. For others it is what each further assistant turn adds to the
+    conversation rendered up to it; where a template renders earlier turns differently later on, what its turns say is
+    marked instead, up to the special token right behind it.
+    """
+    if _OPEN in rendered or re.search(r"{%-?\s*generation\b", template_source(chat, tokenizer)):
+        return rendered
+    special = _special_pattern(tuple(tokenizer.special_ids))
+    spans = []
+    for i, turn in enumerate(turns):
+        if turn.role == "assistant":
+            before = _prefix(turns[:i], chat, tokenizer, generation_prompt=True)
+            after = _prefix(turns[: i + 1], chat, tokenizer, generation_prompt=False)
+            if (
+                before is None
+                or after is None
+                or not (after.startswith(before) and rendered.startswith(after))
+            ):
+                break
+            # White space behind the end-of-turn token belongs to the next turn.
+            spoken, *_, end = special.split(after[len(before) :])
+            spans.append(
+                (
+                    len(before),
+                    len(after) - (len(end) if spoken is not end and not end.strip() else 0),
+                )
+            )
+    else:
+        pieces, start = [], 0
+        for begin, end in spans:
+            pieces += [rendered[start:begin], _OPEN, rendered[begin:end], _CLOSE]
+            start = end
+        return "".join([*pieces, rendered[start:]])
+
+    marked = _render(turns, chat, tokenizer, mark=True)
+    count = sum(turn.role == "assistant" for turn in turns)
+    if (
+        _clean(marked) != _clean(rendered)
+        or marked.count(_OPEN) != count
+        or marked.count(_CLOSE) != count
+    ):
+        raise ValueError(
+            f"chat.template {chat.template}: cannot tell which part of its output the assistant says; put "
+            "{% generation %} ... {% endgeneration %} around it in the template, or set chat.train_on: all"
+        )
+    behind = re.compile(f"{_CLOSE}(\\s*(?:{special.pattern[1:-1]}))")
+    return behind.sub(lambda match: match[1] + _CLOSE, marked)
+
+
+def _prefix(
+    turns: Sequence[Turn], chat: ChatConfig, tokenizer: Tokenizer, *, generation_prompt: bool
+) -> str | None:
+    try:
+        return _render(turns, chat, tokenizer, generation_prompt=generation_prompt)
+    except ConversationError:  # a template may refuse half a conversation
+        return None
+
+
+def _clean(rendered: str) -> str:
+    return rendered.replace(_ESCAPE, "").replace(_OPEN, "").replace(_CLOSE, "")
+
+
+@functools.lru_cache(maxsize=16)
+def _read_template(name: str) -> str:
+    if name in TEMPLATES:
+        return (Path(__file__).parent / "chat_templates" / f"{name}.jinja").read_text(
+            encoding="utf-8"
+        )
+    path = epath.Path(name)
+    if not path.exists() or path.is_dir():
+        raise ValueError(
+            f"chat.template: {name!r} is neither {', '.join(TEMPLATES)}, tokenizer nor a Jinja file that is there"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(source: str) -> Any:
+    """The template as transformers would compile it, but for today's date: rows must not depend on the day."""
+    import json
+
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+
+        def _mark(self, caller: Any) -> str:
+            return _OPEN + caller() + _CLOSE
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"chat.template: line {error.lineno}: {error.message}") from error
