@@ -7,10 +7,11 @@ from etils import epath
 
 from configs.load import recipe_yaml
 from configs.recipe import TrainRecipe
+from configs.resolve import find_model, find_tokenizer
+from model.presets import PRESETS
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
-    from model.config import LlamaConfig
 
 STATE_ARRAYS = 3  # float32 master weights and AdamW's two moments, laid out alike
 
@@ -29,7 +30,7 @@ def report(recipe: TrainRecipe, *, num_devices: int | None = None) -> str:
         ValueError: what a run would refuse as well: a stream packed with another tokenizer or length, a
             dimension that the mesh does not divide, an unknown preset.
     """
-    tokenizer = _tokenizer(recipe)
+    tokenizer = find_tokenizer(recipe)
     parts = [
         recipe_yaml(recipe).rstrip(),
         _data(recipe, tokenizer),
@@ -71,11 +72,11 @@ def _table(summary: list[dict[str, Any]]) -> list[str]:
         key: sum(s[key] for s in summary) for key in ("rows", "tokens", "supervised", "padding")
     }
     total = max(sums["tokens"], 1)
-    cells = [("stream", "share", "rows", "tokens", "supervised", "padding", "epochs")]
+    cells = [["stream", "share", "rows", "tokens", "supervised", "padding", "epochs"]]
     for s in [*summary, {"name": "all", **sums}]:
-        counts = tuple(f"{s[key]:,}" for key in ("rows", "tokens", "supervised", "padding"))
+        counts = [f"{s[key]:,}" for key in ("rows", "tokens", "supervised", "padding")]
         epochs = f"{s['epochs']:.2f}" if "epochs" in s else ""
-        cells.append((s["name"], f"{s['tokens'] / total:.1%}", *counts, epochs))
+        cells.append([s["name"], f"{s['tokens'] / total:.1%}", *counts, epochs])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return [
         "  ".join(
@@ -90,17 +91,10 @@ def _table(summary: list[dict[str, Any]]) -> list[str]:
 
 def _model(recipe: TrainRecipe, tokenizer: "Tokenizer | None", num_devices: int | None) -> str:
     """Parameters, FLOPs and the bytes of state on each device."""
-    from model.config import resolve
-
-    base = _base(recipe)
-    if base is None and tokenizer is None and recipe.model.vocab_size is None:
-        from model.config import PRESETS
-
-        if "vocab_size" not in PRESETS.get(recipe.model.preset or "", {}):
-            return f"model      its vocabulary is the tokenizer's, and {recipe.tokenizer} is not there yet"
-    config = resolve(
-        recipe.model, tokenizer_vocab=tokenizer.vocab_size if tokenizer else None, base=base
-    )
+    named = recipe.model.vocab_size or PRESETS.get(recipe.model.preset or "", {}).get("vocab_size")
+    if tokenizer is None and recipe.model.init_from is None and named is None:
+        return "model      its vocabulary is that of the tokenizer, which is not there yet"
+    config = find_model(recipe, tokenizer)
 
     import jax
 
@@ -154,36 +148,6 @@ def _mesh(recipe: TrainRecipe, num_devices: int | None) -> tuple[Any, int]:
     sizes = axis_sizes(config, num_devices)
     along = {"slice": sizes["slices"], FSDP[0]: sizes["fsdp"], FSDP[1]: 1, **sizes}
     return jax.sharding.AbstractMesh(tuple(along[axis] for axis in AXES), AXES), num_devices
-
-
-def _tokenizer(recipe: TrainRecipe) -> "Tokenizer | None":
-    """The run's tokenizer, or None where a preparation has still to make it."""
-    from data.tokenizer import load_tokenizer
-
-    path = recipe.tokenizer or recipe.model.init_from
-    if path is None or (recipe.prepare is not None and not epath.Path(path).exists()):
-        return None
-    return load_tokenizer(path)
-
-
-def _base(recipe: TrainRecipe) -> "LlamaConfig | None":
-    """The shape of the weights that the run starts from."""
-    from model.config import LlamaConfig
-
-    source = recipe.model.init_from
-    if source is None:
-        return None
-    checkpoints = epath.Path(source) / "checkpoints"
-    if checkpoints.exists():
-        from training.checkpoint import read_meta
-
-        steps = [int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()]
-        if not steps:
-            raise ValueError(f"model.init_from: {source} has no finished checkpoint")
-        return LlamaConfig.model_validate(read_meta(source, max(steps))["model"])
-    from model.huggingface.config import read_config
-
-    return read_config(source, revision=recipe.model.revision)
 
 
 def _bytes(count: float) -> str:

@@ -18,8 +18,9 @@ from typing import Any, NoReturn, TypeVar
 from etils import epath
 from pydantic import BaseModel, ValidationError
 
-from configs.fields import class_at, help_tree, is_named, walk
-from configs.parse import Keys, Parsed, RecipeError, dotted, dump_yaml, parse_yaml
+from configs.complaints import complaints, near_miss
+from configs.fields import help_tree, is_named
+from configs.parse import Keys, Parsed, RecipeError, dotted, dump_yaml, expand, parse_yaml
 
 __all__ = [
     "Flag",
@@ -93,13 +94,15 @@ def load_recipe(cls: type[Recipe], path: str, overrides: Sequence[str] = ()) -> 
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
     data, given = _override(cls, data, overrides)
-    problems = sorted(_bad_names(cls, data))
+    problems = list(_bad_names(cls, data))
+    # After the overrides, so that one can stand in for a path whose variable is not set.
+    data = _expanded(data, (), problems)
     recipe = None
     try:
         # As JSON: strict types (no "5" for 5), while a list may still become a tuple.
         recipe = cls.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        problems.extend(_complaints(cls, data, error))
+        problems.extend(complaints(cls, data, error))
     if recipe is None or problems:
         raise RecipeError("\n".join(f"{_where(p, path, parsed, given)}: {m}" for p, m in problems))
     return recipe
@@ -165,7 +168,7 @@ def _command(
                 raise RecipeError(f"--{name}: needs a value: --{name}={own[name].value}")
             values[name] = value if has_value else argv.pop(0)
         else:
-            near = _near(name, [*switches, *own])
+            near = near_miss(name, [*switches, *own])
             raise RecipeError(f"--{name}: unknown; " + (near or "see --help"))
     if values.get("help"):
         print(_help(cls, doc, flags, arguments))
@@ -266,7 +269,9 @@ def _override(
         parsed = parse_yaml(value, f"{COMMAND_LINE}: {name}")
         if parsed.value is None and is_named(cls, path[:-1]):
             if path[-1] not in place:
-                near = _near(str(path[-1]), [*place]) or f"there are {', '.join(place) or 'none'}"
+                near = (
+                    near_miss(str(path[-1]), [*place]) or f"there are {', '.join(place) or 'none'}"
+                )
                 raise RecipeError(
                     f"{COMMAND_LINE}: {name}: nothing of that name to take out; {near}"
                 )
@@ -288,89 +293,28 @@ def _bad_names(cls: type[BaseModel], data: Any, path: Keys = ()) -> Iterator[tup
         yield from _bad_names(cls, value, (*path, key))
 
 
-# --- messages ---------------------------------------------------------------------------------------------------
-
-
-def _complaints(
-    cls: type[BaseModel], data: Any, error: ValidationError
-) -> Iterator[tuple[Keys, str]]:
-    found: dict[Keys, list[str]] = {}
-    for item in error.errors(include_url=False):
-        path = _data_path(data, item["loc"], item["type"])
-        name, value, context = dotted(path), item["input"], item.get("ctx", {})
-        match item["type"]:
-            case "extra_forbidden":
-                text = f"{name}: unknown; {_known_fields(cls, path)}"
-            case "missing":
-                text = f"{name}: missing"
-            case "value_error":
-                for line in str(context["error"]).split("\n"):
-                    yield _refine(path, line), f"{name}.{line}" if name else line
-                continue
-            case "literal_error":
-                expected = context["expected"]
-                options = re.findall(r"'([^']*)'", expected)
-                near = _near(str(value), options)
-                text = f"{name}: {value!r} is not {' | '.join(options)}" + (near and f"; {near}")
-            case "model_type" | "model_attributes_type" | "dict_type":
-                text = f"{name}: should be a mapping of fields, not {value!r}"
-            case _:
-                message = item["msg"].replace("Input should", "should").replace("String", "text")
-                message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
-                text = f"{name}: {message[0].lower()}{message[1:]}, not {value!r}"
-        found.setdefault(path, []).append(text)
-    for path, texts in found.items():
-        deeper = any(other[: len(path)] == path and other != path for other in found)
-        if deeper and path:
-            continue  # of the kinds that a field may have, the one that went deeper is meant
-        first, *others = dict.fromkeys(texts)
-        prefix = f"{dotted(path)}: "
-        yield path, " or ".join([first, *(other.removeprefix(prefix) for other in others)])
-
-
-def _data_path(data: Any, loc: tuple[int | str, ...], kind: str) -> Keys:
-    """Pydantic's location without the names of union members, which are not in the recipe."""
-    path: list[str | int] = []
-    for i, key in enumerate(loc):
-        last = i == len(loc) - 1
-        if (isinstance(data, dict) and key in data) or (
-            isinstance(data, list) and isinstance(key, int) and key < len(data)
-        ):
-            data = data[key]
-        elif not (last and kind == "missing"):
-            continue
-        path.append(key)
-    return tuple(path)
-
-
-def _refine(path: Keys, message: str) -> Keys:
-    """The path of the field that a message begins with."""
-    match = re.match(r"[A-Za-z0-9_.-]+(?=:)", message)
-    return (*path, *match[0].split(".")) if match else path
-
-
-def _known_fields(cls: type[BaseModel], path: Keys) -> str:
-    owner = class_at(cls, path[:-1])
-    key = str(path[-1])
-    names = list(owner.model_fields) if owner else []
-    if near := _near(key, names):
-        return near
-    elsewhere = [".".join(f.path) for f in walk(cls) if f.path[-1] == key]
-    if elsewhere:
-        return f"did you mean {' or '.join(elsewhere)}?"
-    return f"there are {', '.join(names)}"
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+def _expanded(value: Any, path: Keys, problems: list[tuple[Keys, str]]) -> Any:
+    """Every text with its environment variables put in; a missing one is added to the problems."""
+    if isinstance(value, dict):
+        return {key: _expanded(inner, (*path, key), problems) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner, (*path, i), problems) for i, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return expand(value)
+    except RecipeError as error:
+        problems.append((path, f"{dotted(path)}: {error}"))
+        return value
 
 
 def _where(path: Keys, file: str, parsed: Parsed, given: set[Keys]) -> str:
     """The line of a path, or of the nearest thing around it that is in the file."""
-    if any(path[: len(g)] == g or g[: len(path)] == path != () for g in given):
+    if any(path[: len(g)] == g for g in given):
         return COMMAND_LINE
     for end in range(len(path), 0, -1):
         if path[:end] in parsed.lines:
             return f"{file}:{parsed.lines[path[:end]]}"
+        if any(g[:end] == path[:end] for g in given):
+            return COMMAND_LINE
     return file

@@ -60,7 +60,7 @@ def parse_yaml(text: str, where: str) -> Parsed:
         where: what to call it in messages: a file's name, "command line".
 
     Raises:
-        RecipeError: not YAML, a key given twice, or a `${NAME}` that the environment does not have.
+        RecipeError: not YAML, a key given twice, a tag.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -110,18 +110,22 @@ def _value(node: yaml.Node, path: Keys, lines: dict[Keys, int], where: str) -> A
         case "float":
             return float(text.replace("_", ""))
         case "str":
-            return _expand(text, f"{where}:{line}: {dotted(path)}")
+            return text
     raise RecipeError(f"{where}:{line}: {dotted(path)}: the YAML tag {node.tag} is not supported")
 
 
-def _expand(text: str, where: str) -> str:
-    """Puts in `${NAME}` from the environment, and the home folder for a leading `~/`."""
+def expand(text: str) -> str:
+    """Puts in `${NAME}` from the environment, and the home folder for a leading `~/`.
+
+    Raises:
+        RecipeError: a variable that is not set.
+    """
 
     def variable(match: re.Match[str]) -> str:
         name = match[1]
         if not os.environ.get(name):
             raise RecipeError(
-                f"{where}: the environment variable {name} is not set; export {name}=..., "
+                f"the environment variable {name} is not set; export {name}=..., "
                 f"or write the path in place of ${{{name}}}"
             )
         return os.environ[name]

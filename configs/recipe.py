@@ -111,10 +111,10 @@ def _model(r: TrainRecipe) -> Iterator[str]:
     max_seq_len = shape.get("max_seq_len")
     if max_seq_len is not None and r.train.seq_len > max_seq_len:
         yield f"train.seq_len: {r.train.seq_len} is longer than model.max_seq_len {max_seq_len}"
-    for name in ("num_heads", "num_kv_heads"):
-        heads = shape.get(name)
-        if heads is not None and heads % r.mesh.tensor:
-            yield f"mesh.tensor: {r.mesh.tensor} does not divide model.{name} {heads}"
+    # num_kv_heads divides num_heads, so it alone decides.
+    heads = shape.get("num_kv_heads")
+    if heads is not None and heads % r.mesh.tensor:
+        yield f"mesh.tensor: {r.mesh.tensor} does not divide model.num_kv_heads {heads}"
     if r.tokenizer is None and r.model.init_from is None and r.train.num_steps > 0:
         yield (
             "tokenizer: name one; there is no model.init_from to take it from "
