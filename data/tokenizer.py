@@ -21,6 +21,8 @@ import numpy as np
 from etils import epath
 
 from data.config import SentencePieceConfig
+from data.tokenizer_huggingface import HuggingFaceBackend
+from data.tokenizer_sentencepiece import SentencePieceBackend
 
 _SPECIAL_NAMES = (
     "bos_token",
@@ -39,9 +41,6 @@ _FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-# Stands for a special token between two texts while the whole is tokenized at once. Both ends are Unicode
-# noncharacters, which valid interchanged text does not hold.
-_MARK = "\ufdd0special\ufdd1"
 
 
 class Tokenizer:
@@ -84,12 +83,12 @@ class Tokenizer:
         if "tokenizer.json" in files:
             self.kind, self._backend = (
                 "huggingface",
-                _HuggingFace(path, files, {*self.special_names.values(), *extra}),
+                HuggingFaceBackend(path, files, {*self.special_names.values(), *extra}),
             )
         else:
             self.kind, self._backend = (
                 "sentencepiece",
-                _SentencePiece(path, files, {*self.special_names.values(), *extra}),
+                SentencePieceBackend(path, files, {*self.special_names.values(), *extra}),
             )
         for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
             if name not in self.special_names and (
@@ -165,7 +164,7 @@ class Tokenizer:
         text, run = [], []
         for id_ in map(int, ids):
             if id_ not in names:
-                run.append(id_)
+                run += [id_] * (id_ < self.vocab_size)  # a model's vocabulary may be padded
             elif keep_special:
                 text += [self._backend.decode(run), names[id_]]
                 run = []
@@ -289,255 +288,6 @@ def _sentences(texts: Iterable[str], max_bytes: int) -> Iterable[str]:
                     return
                 if sentence:
                     yield sentence
-
-
-class _SentencePiece:
-    """A SentencePiece model. Special tokens are its control pieces and those that the folder's files declare."""
-
-    def __init__(self, path: str, files: dict[str, bytes], declared: set[str]) -> None:
-        import sentencepiece
-
-        model = files["tokenizer.model"]
-        try:
-            self.model = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise ValueError(f"tokenizer: {path} is not a SentencePiece model ({error})") from error
-        size = self.model.get_piece_size()
-        self.pieces: list[str] = [self.model.id_to_piece(i) for i in range(size)]
-        ids = {piece: i for i, piece in enumerate(self.pieces)}
-        added = json.loads(files.get("added_tokens.json", b"{}"))
-        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
-        for id_, token in settings.get("added_tokens_decoder", {}).items():
-            added[token["content"]] = int(id_)
-            if token.get("special"):
-                declared = declared | {token["content"]}
-        if ordinary := {piece for piece in added if piece not in ids} - declared:
-            raise ValueError(
-                f"tokenizer: {path} adds ordinary words to its SentencePiece model ({sorted(ordinary)[:5]}), which "
-                "SentencePiece does not know; save the folder with transformers, so that it has a tokenizer.json"
-            )
-        self.ids = added | ids
-        self.special_ids = {
-            p: i for p, i in ids.items() if self.model.is_control(i) or self.model.is_unknown(i)
-        }
-        self.special_ids |= {piece: self.ids[piece] for piece in declared if piece in self.ids}
-        self.vocab_size = max(size, *(i + 1 for i in self.ids.values()))
-        self.digest = hashlib.sha256(model).hexdigest()
-        if any(
-            self.model.piece_to_id(p) == i and not self._is_hidden(i)
-            for p, i in self.special_ids.items()
-            if i < size
-        ):
-            self.model = sentencepiece.SentencePieceProcessor(
-                model_proto=_as_control(model, self.special_ids)
-            )
-        self.byte_piece = np.array([self.model.is_byte(i) for i in range(size)])
-
-    def _is_hidden(self, id_: int) -> bool:
-        return self.model.is_control(id_) or self.model.is_unknown(id_) or self.model.is_unused(id_)
-
-    def token_id(self, piece: str) -> int | None:
-        return self.ids.get(piece)
-
-    def default_special(self, name: str, config: dict[str, Any]) -> str | None:
-        id_ = getattr(self.model, name.replace("_token", "_id"))()
-        return self.pieces[id_] if id_ >= 0 else None
-
-    def adds(self, bos_id: int) -> bool:
-        return True  # as LLaMA-1 and 2, and as transformers takes a bare model
-
-    def encode(self, text: str) -> np.ndarray:
-        return self.model.encode(text, return_type="numpy")
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self.model.encode(list(texts), return_type="numpy", num_threads=1)
-
-    def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        result = self.model.encode(text, return_type="offset_mapping")
-        ids = np.array(result["ids"], np.int32)
-        spans = np.array(result["offsets"], np.int32).reshape(-1, 2)
-        # SentencePiece gives a character to the last of its byte pieces; the others get it here.
-        empty = self.byte_piece[ids] & (spans[:, 0] == spans[:, 1])
-        spans[empty, 1] += 1
-        return ids, spans
-
-    def encode_parts(self, parts: Sequence[str | int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [
-            self.encode_offsets(part) if isinstance(part, str) else _special(part) for part in parts
-        ]
-
-    def decode(self, ids: list[int]) -> str:
-        return self.model.decode(ids)
-
-    def byte_lengths(self) -> np.ndarray:
-        lengths = np.zeros(self.vocab_size, np.int32)
-        lengths[: len(self.pieces)] = [
-            len(piece.replace("▁", " ").encode()) for piece in self.pieces
-        ]
-        lengths[: len(self.pieces)][self.byte_piece] = 1
-        return lengths
-
-
-class _HuggingFace:
-    """A `tokenizer.json`, run by the tokenizers library with special tokens in text left as text."""
-
-    def __init__(self, path: str, files: dict[str, bytes], declared: set[str]) -> None:
-        # Documents are spread over processes; threads inside each would only get in their way.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        try:
-            spec = json.loads(files["tokenizer.json"])
-            spec |= {"truncation": None, "padding": None}
-            for token in spec.get("added_tokens", []):
-                token["special"] = token["special"] or token["content"] in declared
-            post_processor, spec["post_processor"] = (
-                spec.get("post_processor"),
-                None,
-            )  # it would trim offsets
-            self.spec = spec
-            self.model = self._build(spec)
-            self.whole = (
-                self._build(spec | {"post_processor": post_processor}) if post_processor else None
-            )
-        except (
-            Exception
-        ) as error:  # the library raises plain Exception for whatever is wrong with the file
-            raise ValueError(
-                f"tokenizer: {path}: tokenizer.json cannot be read ({error})"
-            ) from error
-        self.ids = self.model.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(self.ids.values()) + 1
-        self.added = {token["content"]: token for token in spec.get("added_tokens", [])}
-        self.special_ids = {p: self.ids[p] for p, token in self.added.items() if token["special"]}
-        self.special_ids |= {piece: self.ids[piece] for piece in declared if piece in self.ids}
-        self.strips = {
-            self.ids[p]: (token["lstrip"], token["rstrip"]) for p, token in self.added.items()
-        }
-        self.digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-
-    @staticmethod
-    def _build(spec: dict[str, Any]) -> Any:
-        import tokenizers
-
-        model = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        model.encode_special_tokens = True
-        return model
-
-    @functools.cached_property
-    def marked(self) -> tuple[Any, int]:
-        """The same tokenizer with `_MARK` as a further entry, and its id."""
-        import tokenizers
-
-        model = self._build(self.spec)
-        model.add_tokens([tokenizers.AddedToken(_MARK, normalized=False, special=False)])
-        return model, model.token_to_id(_MARK)
-
-    def token_id(self, piece: str) -> int | None:
-        return self.ids.get(piece)
-
-    def default_special(self, name: str, config: dict[str, Any]) -> str | None:
-        id_ = config.get(f"{name}_id")
-        id_ = id_[0] if isinstance(id_, list) else id_
-        return None if id_ is None else self.model.id_to_token(id_)
-
-    def adds(self, bos_id: int) -> bool:
-        return self.whole is not None and self.whole.encode("a").ids[:1] == [bos_id]
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self.model.encode(text, add_special_tokens=False).ids, np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self.model.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
-
-    def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        encoding = self.model.encode(text, add_special_tokens=False)
-        return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2)
-
-    def encode_parts(self, parts: Sequence[str | int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        model, mark = self.marked
-        texts, moved = (
-            [],
-            [],
-        )  # what each text part starts with in the whole, less the spaces its neighbours eat
-        whole = 0
-        for i, part in enumerate(parts):
-            text, cut = _MARK, 0
-            if isinstance(part, str):
-                after = i > 0 and self.strips.get(parts[i - 1], (False, False))[1]
-                before = i + 1 < len(parts) and self.strips.get(parts[i + 1], (False, False))[0]
-                text = part.rstrip() if before else part
-                cut = len(text) - len(text.lstrip()) if after else 0
-                text = text[cut:]
-            texts.append(text)
-            moved.append(cut - whole)
-            whole += len(text)
-        encoding = model.encode("".join(texts), add_special_tokens=False)
-        ids = np.array(encoding.ids, np.int32)
-        spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-        marks = np.flatnonzero(ids == mark)
-        if len(marks) != sum(not isinstance(part, str) for part in parts):
-            raise ValueError(
-                "a text holds the noncharacters U+FDD0 and U+FDD1; remove them before encoding"
-            )
-        result, start, marks = [], 0, iter([*marks, len(ids)])
-        stop = next(marks)
-        for part, move in zip(parts, moved, strict=True):
-            if isinstance(part, str):
-                result.append((ids[start:stop], spans[start:stop] + move))
-            else:
-                result.append(_special(part))
-                start, stop = stop + 1, next(marks)
-        return result
-
-    def decode(self, ids: list[int]) -> str:
-        return self.model.decode(ids, skip_special_tokens=False)
-
-    def byte_lengths(self) -> np.ndarray:
-        lengths = np.zeros(self.vocab_size, np.int32)
-        types = set(_types(self.spec.get("pre_tokenizer"))) | set(_types(self.spec.get("decoder")))
-        byte_level = "ByteLevel" in types
-        byte_fallback = bool(self.spec["model"].get("byte_fallback"))
-        prefix = (
-            (self.spec["model"].get("continuing_subword_prefix") or "") if not byte_level else ""
-        )
-        for piece, id_ in self.ids.items():
-            if piece in self.added:
-                lengths[id_] = len(piece.encode())
-            elif byte_level:
-                lengths[id_] = len(piece)  # one printable character stands for each byte
-            elif byte_fallback and re.fullmatch("<0x[0-9A-F]{2}>", piece):
-                lengths[id_] = 1
-            else:
-                lengths[id_] = len(piece.removeprefix(prefix).replace("▁", " ").encode())
-        return lengths
-
-
-def _special(id_: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([id_], np.int32), np.zeros((1, 2), np.int32)
-
-
-def _as_control(model: bytes, special: Iterable[str]) -> bytes:
-    """The SentencePiece model with its special pieces hidden from text. Ids do not change."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    special = set(special)
-    for piece in proto.pieces:
-        if piece.piece in special and piece.type == piece.USER_DEFINED:
-            piece.type = piece.CONTROL
-    return proto.SerializeToString()
-
-
-def _types(part: Any) -> Iterable[str]:
-    """The `type` of a part of a tokenizer.json and of everything inside it."""
-    if isinstance(part, dict):
-        if "type" in part:
-            yield str(part["type"])
-        for value in part.values():
-            yield from _types(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _types(value)
 
 
 def _content(token: Any) -> str | None:
