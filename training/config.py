@@ -67,8 +67,9 @@ class CheckpointConfig(Config):
 
 
 class ResumeConfig(Config):
-    """What a restart may do."""
+    """What a restart may do, and where another run is carried on."""
 
+    from_run: str | None = Field(None, description="a run directory to go on from, optimizer state and all")
     accept_changes: bool = Field(False, description="go on although the recipe differs from the checkpoint's")
 
 

@@ -1,0 +1,247 @@
+"""One device, eight devices, any accumulation: the same loss, gradient norm and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model.attention import splash, xla
+from model.config import LlamaConfig
+from model.llama import forward, init_params
+from tpu.config import MeshConfig
+from tpu.mesh import AXES, BATCH, ROWS, make_mesh
+from training.config import OptimizerConfig, TrainConfig
+from training.optimizer import decay_mask, make_optimizer
+from training.state import layout, state_bytes
+from training.step import (
+    State,
+    check_rows,
+    jit_step,
+    make_eval_step,
+    make_train_step,
+    make_value_and_grad,
+    model_flops,
+)
+
+B, T, STREAMS, STEPS = 16, 32, 3, 20
+CONFIG = LlamaConfig(
+    vocab_size=94,
+    vocab_multiple=8,
+    embed_dim=32,
+    mlp_dim=48,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=10,
+)
+SHAPES = {
+    "plain": CONFIG,
+    "tied": CONFIG.model_copy(update={"tied_head": True}),
+    "biases": CONFIG.model_copy(update={"attention_bias": True, "mlp_bias": True}),
+}
+
+
+def make_batch():
+    """Ragged segments, padding, and rows with very different numbers of supervised tokens."""
+    rng = np.random.default_rng(0)
+    segment_ids = np.sort(rng.integers(1, 4, (B, T)), axis=1).astype(np.int32)
+    segment_ids[3, 20:] = 0
+    segment_ids[5] = 0
+    first = np.diff(segment_ids, axis=1, prepend=-1) != 0
+    loss_mask = (rng.random((B, T)) < rng.random((B, 1))) & ~first & (segment_ids > 0)
+    return {
+        "tokens": rng.integers(0, 94, (B, T)).astype(np.int32),
+        "segment_ids": segment_ids,
+        "loss_mask": loss_mask,
+        "stream": rng.integers(0, STREAMS, B).astype(np.int32),
+    }
+
+
+def place(batch, mesh):
+    specs = {name: BATCH if x.ndim == 2 else P(ROWS) for name, x in batch.items()}
+    return {name: jax.device_put(x, NamedSharding(mesh, specs[name])) for name, x in batch.items()}
+
+
+def train_config(**changes):
+    fields = {"num_steps": STEPS, "seq_len": T, "global_batch_rows": B, "loss_chunk": 64}
+    return TrainConfig(**(fields | {"compute_dtype": "float32"} | changes))
+
+
+def run(config, mesh, steps=STEPS, **changes):
+    """First gradients, and loss and gradient norm of every step."""
+    train = train_config(**changes)
+    tx = make_optimizer(OptimizerConfig(peak_lr=1e-2, warmup_steps=3), STEPS)
+    plan = layout(config, tx, mesh)
+    init = jax.jit(lambda k: init_params(config, k), out_shardings=plan.shardings.params)
+    params = init(jax.random.key(0))
+    state = State(params, jax.jit(tx.init, out_shardings=plan.shardings.opt_state)(params))
+    batch = place(make_batch(), mesh)
+    grad = make_value_and_grad(config, train, mesh, plan.specs, xla, num_streams=STREAMS)
+    grads, _ = jax.jit(grad)(params, batch)
+    step = make_train_step(config, train, tx, mesh, plan.specs, xla, num_streams=STREAMS)
+    step = jit_step(step, plan.shardings, mesh)
+    curve = []
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+        curve.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+    return jax.device_get(grads), np.array(curve), jax.device_get(metrics)
+
+
+def one_device():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@functools.cache
+def reference(name):
+    return run(SHAPES[name], one_device())
+
+
+def two_axes():
+    """fsdp 8 laid over two mesh axes, as on a TPU torus."""
+    return Mesh(np.array(jax.devices()).reshape(1, 1, 4, 2, 1, 1), AXES)
+
+
+MESHES = {
+    "fsdp 8": lambda: make_mesh(MeshConfig()),
+    "fsdp 4x2": two_axes,
+    "fsdp 4, tensor 2": lambda: make_mesh(MeshConfig(fsdp=4, tensor=2)),
+    "data 2, fsdp 2, tensor 2": lambda: make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)),
+    "slices 2, fsdp 4": lambda: make_mesh(MeshConfig(slices=2, fsdp=4)),
+    "fsdp 2, tensor 2, sequence 2": lambda: make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2)),
+}
+CASES = [(mesh, "plain", accumulate) for mesh in MESHES for accumulate in (1, 4)]
+CASES = [c for c in CASES if not (c[2] == 4 and c[0] in ("fsdp 8", "fsdp 4x2", "slices 2, fsdp 4"))]
+CASES += [("fsdp 8", "plain", 2), ("fsdp 4x2", "tied", 2), ("fsdp 4, tensor 2", "biases", 4)]
+
+
+@pytest.mark.parametrize(("mesh", "shape", "accumulate"), CASES)
+def test_any_layout_matches_one_device(mesh, shape, accumulate):
+    grads, curve, metrics = run(SHAPES[shape], MESHES[mesh](), accumulate=accumulate)
+    expected_grads, expected_curve, expected_metrics = reference(shape)
+    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+    np.testing.assert_allclose(curve, expected_curve, rtol=1e-5)
+    for name in ("tokens", "supervised", "stream_tokens", "stream_supervised"):
+        np.testing.assert_array_equal(metrics[name], expected_metrics[name])
+
+
+def test_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_batch():
+    batch = make_batch()
+    params = init_params(CONFIG, jax.random.key(0))
+    logits = forward(params, CONFIG, batch["tokens"], segment_ids=batch["segment_ids"])
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], batch["tokens"][:, 1:])
+    mask = batch["loss_mask"][:, 1:]
+    expected = np.sum(nll * mask) / mask.sum()
+    _, curve, metrics = run(CONFIG, one_device(), steps=1)
+    np.testing.assert_allclose(curve[0, 0], expected, rtol=1e-6)
+    per_stream = [np.sum((nll * mask)[batch["stream"] == k]) for k in range(STREAMS)]
+    np.testing.assert_allclose(metrics["stream_loss"], per_stream, rtol=1e-5)
+    assert metrics["tokens"] == (batch["segment_ids"] > 0).sum()
+
+
+@pytest.mark.parametrize("remat", ["none", "attention", "full"])
+def test_rematerialisation_changes_nothing(remat):
+    grads, _, _ = run(CONFIG, one_device(), steps=1, remat=remat)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(reference("plain")[0]), strict=True):
+        assert np.abs(a - b).max() <= 1e-6 * np.abs(b).max()
+
+
+def test_splash_inside_the_step_matches_with_split_heads():
+    """The nested shard_map over `tensor` inside the manual step, kernel in interpret mode."""
+    config = CONFIG.model_copy(update={"head_dim": 64, "num_layers": 1})
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    batch = make_batch()
+    leaves = []
+    for on, attend in ((mesh, functools.partial(splash, mesh=mesh, interpret=True)), (one_device(), xla)):
+        plan = layout(config, optax.sgd(0.1), on)
+        init = jax.jit(lambda k: init_params(config, k), out_shardings=plan.shardings.params)
+        grad = make_value_and_grad(
+            config, train_config(), on, plan.specs, attend, num_streams=STREAMS
+        )
+        grads, _ = jax.jit(grad)(init(jax.random.key(0)), place(batch, on))
+        leaves.append(jax.tree.leaves(jax.device_get(grads)))
+    for a, b in zip(*leaves, strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+
+
+def test_bfloat16_reduction_is_a_setting_and_close():
+    mesh = make_mesh(MeshConfig())
+    grads, _, _ = run(CONFIG, mesh, steps=1, grad_reduce_dtype="bfloat16")
+    differ = False
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(reference("plain")[0]), strict=True):
+        assert np.abs(a - b).max() <= 2e-2 * np.abs(b).max()
+        differ |= bool(np.abs(a - b).max() > 1e-4 * np.abs(b).max())
+    assert differ, "the setting had no effect"
+
+
+def test_evaluation_counts_text_only():
+    """Special tokens carry no bytes and no loss; sums agree over layouts."""
+    batch = make_batch()
+    lengths = np.arange(CONFIG.padded_vocab_size, dtype=np.int32) % 5
+    results = []
+    for mesh in (one_device(), make_mesh(MeshConfig(fsdp=4, tensor=2))):
+        plan = layout(CONFIG, optax.sgd(0.1), mesh)
+        init = jax.jit(lambda k: init_params(CONFIG, k), out_shardings=plan.shardings.params)
+        step = jax.jit(make_eval_step(CONFIG, train_config(), mesh, plan.specs, xla))
+        replicated = jax.device_put(lengths, NamedSharding(mesh, P()))
+        results.append(jax.device_get(step(init(jax.random.key(0)), place(batch, mesh), replicated)))
+    sizes = lengths[batch["tokens"][:, 1:]]
+    counted = batch["loss_mask"][:, 1:] & (sizes > 0)
+    assert results[0]["tokens"] == counted.sum() > 0
+    assert results[0]["bytes"] == sizes[counted].sum()
+    np.testing.assert_array_equal(results[0]["row_bytes"], (sizes * counted).sum(1))
+    np.testing.assert_allclose(results[1]["row_nll"], results[0]["row_nll"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(results[1]["row_bytes"], results[0]["row_bytes"])
+
+
+def test_optimizer_state_is_split_like_the_parameters():
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    tx = make_optimizer(OptimizerConfig(), STEPS)
+    whole = layout(CONFIG, tx, one_device())
+    split = layout(CONFIG, tx, mesh)
+    assert state_bytes(whole) == 12 * sum(x.size for x in jax.tree.leaves(whole.abstract.params)) + 8
+    assert state_bytes(split) < state_bytes(whole) / 6
+
+
+def test_decay_leaves_norms_and_biases_alone():
+    params = jax.eval_shape(lambda: init_params(SHAPES["biases"], jax.random.key(0)))
+    mask = decay_mask(params, embeddings=False)
+    assert mask["blocks"]["attn"]["q"] and mask["head"]["kernel"]
+    assert not mask["blocks"]["attn"]["q_bias"] and not mask["blocks"]["mlp_norm"]["scale"]
+    assert not mask["embed"]["table"] and decay_mask(params, embeddings=True)["embed"]["table"]
+
+
+def test_rows_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"train.global_batch_rows: 12 .* multiple of 16"):
+        check_rows(12, 2, make_mesh(MeshConfig()), field="train.global_batch_rows")
+
+
+def test_model_flops_of_llama2_7b():
+    config = LlamaConfig(
+        vocab_size=32_000,
+        embed_dim=4096,
+        mlp_dim=11_008,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+    )
+    assert model_flops(config, 4, 2048) == pytest.approx(337.95e12, rel=1e-4)
+
+
+def test_bfloat16_compute_keeps_float32_masters():
+    mesh = one_device()
+    train = train_config(compute_dtype="bfloat16")
+    tx = make_optimizer(OptimizerConfig(peak_lr=1e-2), STEPS)
+    plan = layout(CONFIG, tx, mesh)
+    params = init_params(CONFIG, jax.random.key(0))
+    state = State(params, tx.init(params))
+    step = make_train_step(CONFIG, train, tx, mesh, plan.specs, xla, num_streams=STREAMS)
+    state, metrics = jax.jit(step)(state, place(make_batch(), mesh))
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert float(metrics["loss"]) == pytest.approx(reference("plain")[1][0, 0], rel=1e-2)

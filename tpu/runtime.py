@@ -1,0 +1,87 @@
+"""Start-up of a process among many, and the warning that it will be taken away."""
+
+import os
+import signal
+from types import FrameType
+
+import jax
+
+PREEMPTED = 75  # exit code of a run that saved itself because it was told to go (EX_TEMPFAIL)
+
+# Dense bfloat16 FLOP/s of one JAX device, from the makers' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def start() -> None:
+    """Joins this process to the others, where there are others; call before anything touches a device.
+
+    On a TPU pod slice JAX finds them itself. Elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID say who they are.
+    """
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address:
+        missing = [n for n in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if n not in os.environ]
+        if missing:
+            raise ValueError(f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not")
+        jax.distributed.initialize(
+            address, int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
+        )
+    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _is_multislice():
+        jax.distributed.initialize()
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes logs."""
+    return jax.process_index() == 0
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Dense bfloat16 FLOP/s of a device; None where no data sheet speaks of it (a CPU)."""
+    kinds = sorted(PEAK_FLOPS, key=len, reverse=True)
+    return next((PEAK_FLOPS[k] for k in kinds if device.device_kind.startswith(k)), None)
+
+
+class Preemption:
+    """Turns SIGTERM into a question that the training loop asks at every step.
+
+    With several processes the question is put to JAX's preemption service, so that all of them hear
+    the same answer at the same step; alone, a signal handler answers it.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+        self._several = jax.process_count() > 1
+        if not self._several:
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and go; every process calls it at every step."""
+        if self._several:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._told
+
+    def close(self) -> None:
+        """Gives SIGTERM back its old meaning."""
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+
+
+def _is_multislice() -> bool:
+    return "MEGASCALE_COORDINATOR_ADDRESS" in os.environ

@@ -1,0 +1,299 @@
+"""Trains a model on a mixture of packed streams, evaluating, saving and exporting as the recipe says.
+
+A run that died goes on by itself when the same command is given again. Exit code 0: done; 75: it was
+told to go (SIGTERM) and saved itself; 1: an error.
+"""
+
+import sys
+from typing import Any
+
+from configs.load import command, load_recipe, recipe_yaml, user_errors
+from configs.recipe import PrepareRecipe, TrainRecipe
+from configs.resolve import find_model, find_tokenizer, newest_meta
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Reads the command line and runs the recipe; returns the exit code."""
+    recipe, options = command(TrainRecipe, sys.argv[1:] if argv is None else argv, __doc__ or "")
+    with user_errors():
+        if options.dry_run:
+            from configs.dry_run import report
+
+            print(report(recipe))
+            return 0
+        code = train(recipe)
+        if code == 0:
+            finish(recipe)
+        return code
+
+
+def train(recipe: TrainRecipe) -> int:
+    """The main job, from whatever state the run is in to its end."""
+    # Imported here, so that --help and a mistyped key answer at once.
+    import jax
+    import jax.numpy as jnp
+
+    from data.loader import batches, fingerprint, heldout_batches
+    from data.mixture import Deal, open_streams
+    from evaluation.scoring import score_heldout, spread_byte_lengths
+    from model.attention import select
+    from model.llama import num_params
+    from tpu.mesh import BATCH, describe, make_mesh
+    from tpu.runtime import PREEMPTED, Preemption, is_main, peak_flops, start
+    from training.checkpoint import Checkpointer
+    from training.clock import Clock
+    from training.optimizer import make_optimizer
+    from training.resume import check_unchanged, deal_plan
+    from training.schedule import learning_rate
+    from training.state import first_state, layout
+    from training.step import check_rows, jit_step, make_eval_step, make_train_step, model_flops
+    from training.tracking import Tracker
+    from training.watch import Watch
+
+    run, num_steps, num_rows = recipe.train, recipe.train.num_steps, recipe.train.global_batch_rows
+    clock = Clock()
+
+    # ---------------------------------------------------------------- machine, data, shapes
+    start()
+    preemption = Preemption()
+    prepare(recipe)
+    mesh = make_mesh(recipe.mesh)
+    check_rows(num_rows, run.accumulate, mesh, field="train.global_batch_rows")
+    eval_rows = recipe.eval.batch_rows or num_rows // run.accumulate
+    check_rows(eval_rows, 1, mesh, field="eval.batch_rows")
+    tokenizer = find_tokenizer(recipe)
+    config = find_model(recipe, tokenizer)
+    streams = open_streams(recipe.streams, seq_len=run.seq_len, tokenizer=tokenizer)
+    data = fingerprint(streams)
+    kernel, attend = select(
+        run.attention, mesh.devices.flat[0].platform, jnp.dtype(run.compute_dtype), mesh
+    )
+    rate = learning_rate(recipe.optimizer, num_steps)
+    tx = make_optimizer(recipe.optimizer, num_steps)
+    plan = layout(config, tx, mesh)
+
+    # ---------------------------------------------------------------- the first state
+    # Own checkpoint > another run > given weights > random: training/state.py.
+    resolved = recipe.model_dump(mode="json")
+    before = newest_meta(recipe.run_dir) or newest_meta(recipe.resume.from_run or recipe.run_dir)
+    changed = [] if before is None or before["deal"] is None else check_unchanged(
+        before, resolved, data, accept=recipe.resume.accept_changes
+    )
+    checkpointer = Checkpointer(recipe.run_dir, recipe.checkpoint)
+    with clock("restart"):
+        begin = first_state(
+            plan,
+            checkpointer,
+            recipe.resume,
+            init_from=recipe.model.init_from,
+            revision=recipe.model.revision,
+            seed=recipe.seed,
+        )
+    state, step, row = begin.state, begin.step, begin.meta["rows"] if begin.meta else 0
+    total_rows = row + (num_steps - step) * num_rows
+    dealt = deal_plan(begin.meta, total_rows, list(recipe.streams), changed)
+    facts = {
+        "recipe": resolved,
+        "data": data,
+        "model": config.model_dump(mode="json"),
+        "tokenizer": tokenizer_facts(tokenizer, streams),
+        "accepted_changes": changed,
+    }
+    if is_main():
+        write_run_files(recipe, tokenizer)
+    if begin.imported or num_steps == 0:
+        weights = facts | {"rows": 0, "counts": {}, "deal": None}
+        checkpointer.save(0, state.params, None, weights, wait=True)
+
+    # ---------------------------------------------------------------- logs
+    tracker = Tracker(
+        recipe.run_dir, recipe.tracking, step=step, num_steps=num_steps, is_main=is_main()
+    )
+    for bad, reason in begin.rejected.items():
+        tracker.event("bad_checkpoint", step=bad, reason=reason)
+    tracker.event("resume" if step else "start", step=step, row=row, origin=begin.origin)
+    flops = model_flops(config, num_rows, run.seq_len)
+    peak = peak_flops(mesh.devices.flat[0])
+    tracker.say(
+        f"{num_params(config):,} parameters, {begin.origin}\n"
+        f"{mesh.size} {mesh.devices.flat[0].device_kind} in {jax.process_count()} process(es), "
+        f"{describe(mesh)}; attention {kernel}; {num_rows} rows x {run.seq_len} tokens a step"
+    )
+    for line in changed:
+        tracker.say(f"changed since the checkpoint: {line}")
+    if num_steps == 0:
+        checkpointer.close()
+        tracker.close(clock)
+        return 0
+
+    # ---------------------------------------------------------------- compiled functions
+    deal = Deal(
+        streams,
+        recipe.streams,
+        recipe.mixture,
+        dealt["total_rows"],
+        start_row=dealt["start_row"],
+        start_counts=[dealt["start_counts"][name] for name in recipe.streams],
+    )
+    feed = batches(
+        streams,
+        deal,
+        seed=recipe.seed,
+        global_batch_rows=num_rows,
+        start_row=row,
+        stop_row=total_rows,
+        mesh=mesh,
+        spec=BATCH,
+        prefetch=run.prefetch,
+    )
+    tracker.event("compile", step=step)
+    with clock("compile"):
+        batch = next(feed, None)
+        train_step = jit_step(
+            make_train_step(config, run, tx, mesh, plan.specs, attend, num_streams=len(streams)),
+            plan.shardings,
+            mesh,
+        )
+        if batch is not None:
+            train_step = train_step.lower(state, batch).compile()
+        eval_step = jax.jit(make_eval_step(config, run, mesh, plan.specs, attend))
+        byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), config, mesh)
+
+    def evaluate(step: int) -> None:
+        """Held-out loss and bits per byte of every stream that has held-out text."""
+        tracker.event("eval", step=step)
+        values: dict[str, float] = {}
+        with clock("eval"):
+            for stream in streams:
+                score = score_heldout(
+                    eval_step,
+                    state.params,
+                    heldout_batches(
+                        f"{stream.path}/heldout",
+                        batch_rows=eval_rows,
+                        max_rows=recipe.eval.max_rows,
+                        mesh=mesh,
+                        spec=BATCH,
+                    ),
+                    byte_lengths,
+                )
+                if score.tokens:
+                    values[f"eval/{stream.name}/loss"] = score.loss
+                    values[f"eval/{stream.name}/bits_per_byte"] = score.bits_per_byte
+        tracker.log(step, values)
+
+    def save(step: int, row: int, *, wait: bool) -> None:
+        """Commits state and everything that a restart must know, at once."""
+        counts = dict(zip(deal.names, deal.counts(row).tolist(), strict=True))
+        meta = facts | {"rows": row, "counts": counts, "deal": dealt}
+        with clock("checkpoint"):
+            tracker.event("saving", step=step)
+            checkpointer.save(step, state.params, state.opt_state, meta, wait=wait)
+        tracker.event("checkpoint", step=step, row=row)
+
+    # ---------------------------------------------------------------- the loop
+    watch = Watch(list(recipe.streams), run.stop_on_spike)
+    told = False
+    if step == 0:
+        evaluate(0)
+    while step < num_steps and not told:
+        with clock("step"):
+            state, metrics = train_step(state, batch)
+            step, row = step + 1, row + num_rows
+            watch.push(step, metrics)
+        with clock("data"):
+            batch = next(feed, None)
+        told = preemption.reached(step)
+        last = told or step == num_steps
+        save_now = last or step % recipe.checkpoint.every_steps == 0
+        evaluate_now = not told and (last or step % recipe.eval.every_steps == 0)
+        if save_now or evaluate_now:
+            with clock("step"):
+                watch.drain()
+        if save_now or evaluate_now or step % recipe.tracking.every_steps == 0:
+            steps, seconds = watch.steps, clock.lap("step", "data")
+            values = watch.values() | {"lr": float(rate(step - 1))}
+            if steps:
+                values["tokens_per_second"] = values["tokens"] / seconds
+                if peak is not None:
+                    values["mfu"] = flops * steps / seconds / (peak * mesh.size)
+            tracker.log(step, values)
+        if evaluate_now:
+            evaluate(step)
+        if save_now:
+            save(step, row, wait=last)
+
+    # ---------------------------------------------------------------- the end
+    feed.close()
+    checkpointer.close()
+    preemption.close()
+    done = step == num_steps
+    tracker.event("done" if done else "preempted", step=step)
+    tracker.close(clock)
+    if not done:
+        tracker.say(f"told to go; step {step} is saved, the same command goes on from there")
+    return 0 if done else PREEMPTED
+
+
+def prepare(recipe: TrainRecipe) -> None:
+    """Makes the streams that are not there, where the recipe says how."""
+    from etils import epath
+
+    missing = [s.path for s in recipe.streams.values() if not epath.Path(s.path, "stream.json").exists()]
+    if recipe.prepare is None or not missing:
+        return
+    import jax
+
+    from data.prepare import prepare as prepare_data
+
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"streams: {', '.join(missing)} not there; several processes do not prepare data. "
+            f"Run python -m data.prepare {recipe.prepare} first."
+        )
+    prepare_data(load_recipe(PrepareRecipe, recipe.prepare))
+
+
+def tokenizer_facts(tokenizer: Any, streams: list[Any]) -> dict[str, Any]:
+    """What export and evaluation must know of how the text was tokenized."""
+    return {
+        "fingerprint": tokenizer.fingerprint if tokenizer else None,
+        "add_bos": streams[0].info["add_bos"] if streams else tokenizer and tokenizer.add_bos,
+        "add_eos": streams[0].info["add_eos"] if streams else True,
+    }
+
+
+def write_run_files(recipe: TrainRecipe, tokenizer: Any) -> None:
+    """The resolved recipe and the tokenizer, so that a run directory stands by itself."""
+    from etils import epath
+
+    folder = epath.Path(recipe.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe_yaml(recipe))
+    if tokenizer is not None:
+        tokenizer.save(folder / "tokenizer")
+
+
+def finish(recipe: TrainRecipe) -> None:
+    """Report and export, by one process."""
+    from tpu.runtime import is_main
+
+    if not is_main():
+        return
+    if recipe.train.num_steps:
+        from training.report import write_report
+
+        print(f"report: {write_report(recipe.run_dir)}")
+    if recipe.export is not None:
+        from model.export import export_run
+
+        export_run(
+            recipe.run_dir,
+            recipe.export.out,
+            dtype=recipe.export.dtype,
+            max_shard_size=recipe.export.max_shard_size,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Reads a run's step metrics, one step behind the device, and stops a run that has gone wrong."""
+
+import collections
+import math
+import statistics
+from typing import Any
+
+import jax
+import numpy as np
+
+from training.config import SpikeConfig
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite, or has stayed far above its best."""
+
+
+class Watch:
+    """Collects metrics as they arrive and sums them up between two log lines.
+
+    `push` takes a step's metrics while they may still be being computed and reads those of the step
+    before, so the device always has the next step queued. `drain` reads what is left; call it before
+    the state is saved or measured, so that no state behind a bad loss is ever kept.
+    """
+
+    def __init__(self, names: list[str], spike: SpikeConfig | None):
+        self._names = names
+        self._spike = spike
+        self._queue: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self._recent: collections.deque[float] = collections.deque(maxlen=spike and spike.window)
+        self._best = math.inf
+        self._sums: dict[str, Any] = {}
+        self.steps = 0
+
+    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the step just started."""
+        self._queue.append((step, metrics))
+        while len(self._queue) > 1:
+            self._read()
+
+    def drain(self) -> None:
+        """Reads all that is queued; returns when the device is done with it."""
+        while self._queue:
+            self._read()
+
+    def values(self) -> dict[str, float]:
+        """Means since the last call: loss, loss and token share per stream, gradient norm, tokens."""
+        sums, steps, self._sums, self.steps = self._sums, self.steps, {}, 0
+        if not steps:
+            return {}
+        values = {
+            "loss": float(sums["stream_loss"].sum() / max(sums["stream_supervised"].sum(), 1)),
+            "grad_norm": sums["grad_norm"] / steps,
+            "tokens": int(sums["tokens"]),
+            "supervised": int(sums["supervised"]),
+        }
+        for k, name in enumerate(self._names):
+            if supervised := sums["stream_supervised"][k]:
+                values[f"loss/{name}"] = float(sums["stream_loss"][k] / supervised)
+            values[f"share/{name}"] = float(sums["stream_tokens"][k] / max(sums["tokens"], 1))
+        return values
+
+    def _read(self) -> None:
+        step, metrics = self._queue.popleft()
+        read = {key: np.asarray(value, np.float64) for key, value in jax.device_get(metrics).items()}
+        loss, norm = float(read["loss"]), float(read["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(
+                f"step {step}: loss {loss}, gradient norm {norm}. The state was not saved. "
+                "Restart from the last checkpoint with a lower optimizer.peak_lr, a longer "
+                "optimizer.warmup_steps, or train.compute_dtype=float32 to see whether it is precision."
+            )
+        if self._spike is not None:
+            self._check_spike(step, loss, self._spike)
+        for key, value in read.items():
+            self._sums[key] = self._sums.get(key, 0) + value
+        self.steps += 1
+
+    def _check_spike(self, step: int, loss: float, spike: SpikeConfig) -> None:
+        self._recent.append(loss)
+        if len(self._recent) < spike.window:
+            return
+        median = statistics.median(self._recent)
+        self._best = min(self._best, median)
+        if median > spike.factor * self._best:
+            raise DivergedError(
+                f"step {step}: the median loss of the last {spike.window} steps is {median:.3f}, more "
+                f"than {spike.factor} x the best one, {self._best:.3f}. Restart from an older checkpoint "
+                "with a lower optimizer.peak_lr, or unset train.stop_on_spike."
+            )
