@@ -26,6 +26,8 @@ from data.mixture import Deal, Stream, open_stream
 # Of the stream's description, what decides its rows; `fingerprint` covers the shards and the card.
 KEPT_FACTS = ("fingerprint", "num_rows", "tokens", "seq_len", "tokenizer")
 READ_THREADS = 4
+# Small batches are read several at a time: a read of the TFDS source costs a thread per shard, whatever it reads.
+READ_ROWS = 256
 
 Index = tuple[slice, ...]
 
@@ -268,41 +270,47 @@ def part(
 
 
 class _LocalBatches:
-    """Random access to this process's part of every batch, as numpy arrays: what Grain's threads read."""
+    """Random access to this process's part of the batches, some at a time, as numpy arrays: what Grain's threads read."""
 
     def __init__(self, plan: _RunPlan | _HeldOutPlan, layout: _Layout):
         self._plan = plan
         self._rows, self._columns = layout.rows, layout.columns
+        self._group = max(1, READ_ROWS // len(self._rows))
         self._sources = [_open_rows(stream) for stream in plan.streams]
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return -(-len(self._plan) // self._group)
 
-    def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
-        wanted = self._plan.wanted(batch, self._rows)
-        shape = (len(self._rows), self._columns.stop - self._columns.start)
+    def __getitem__(self, group: int) -> list[dict[str, np.ndarray]]:
+        numbers = range(group * self._group, min((group + 1) * self._group, len(self._plan)))
+        wanted = [self._plan.wanted(number, self._rows) for number in numbers]
+        read = self._read(
+            np.concatenate([w.stream for w in wanted]), np.concatenate([w.row for w in wanted])
+        )
+        split = {name: np.split(values, len(numbers)) for name, values in read.items()}
+        return [dict(zip(split, batch, strict=True)) for batch in zip(*split.values(), strict=True)]
+
+    def _read(self, streams: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows on disk, -1 for an empty one, of the given streams."""
+        shape = (len(rows), self._columns.stop - self._columns.start)
         local = {
             "tokens": np.zeros(shape, np.int32),
             "segment_ids": np.zeros(shape, np.int32),
             "loss_mask": np.zeros(shape, np.bool_),
         }
-        for k, source in enumerate(self._sources):
-            (at,) = np.nonzero((wanted.stream == k) & (wanted.row >= 0))
-            if not len(at):
-                continue
-            stream = self._plan.streams[k]
+        for k, (stream, source) in enumerate(zip(self._plan.streams, self._sources, strict=True)):
+            (at,) = np.nonzero((streams == k) & (rows >= 0))
             try:
-                rows = source.__getitems__(wanted.row[at].tolist())
+                found = source.__getitems__(rows[at].tolist())
             except Exception as error:
                 raise ValueError(
                     f"stream {stream.name}: {stream.path} cannot be read ({error}); "
                     "copy the folder again, or run data.prepare again"
                 ) from error
             for name, values in local.items():
-                for n, row in zip(at, rows, strict=True):
+                for n, row in zip(at, found, strict=True):
                     values[n] = row[name][self._columns]
-        local["stream"] = wanted.stream
-        return local
+        return local | {"stream": streams}
 
 
 def _open_rows(stream: Stream) -> Any:
@@ -338,10 +346,11 @@ def _on_devices(source: _LocalBatches, layout: _Layout, prefetch: int) -> Iterat
         )
         reader = iter(grain.MapDataset.source(source).to_iter_dataset(options))
         try:
-            for local in reader:
-                put(layout.arrays(local))
-                if closed.is_set():
-                    return
+            for group in reader:
+                for local in group:
+                    if closed.is_set():
+                        return
+                    put(layout.arrays(local))
             put(None)
         except BaseException as error:  # the consumer raises it
             put(error)

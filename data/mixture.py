@@ -499,4 +499,7 @@ def _exp(x: np.ndarray) -> np.ndarray:
 
 def _size(path: epath.Path) -> int | None:
     """Bytes of a file, None when it is not there."""
-    return path.stat().length if path.exists() else None
+    try:
+        return path.stat().length
+    except FileNotFoundError:
+        return None
