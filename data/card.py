@@ -102,8 +102,9 @@ def print_table(cards: Sequence[Mapping[str, Any]]) -> None:
             f"{set_aside:,}",
         )
     console = Console()
-    # Not a terminal: as wide as it must be, so that no number is cut.
-    console.print(table, width=None if console.is_terminal else 120)
+    if not console.is_terminal:  # as wide as it must be, so that no number is cut
+        console = Console(width=160)
+    console.print(table)
 
 
 def _sorted(counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ into the `ValueError` it was.
 import heapq
 import io
 import json
+import mmap
 import os
 import queue
 import tempfile
@@ -132,11 +133,15 @@ def _read_frame(run: Run, bucket: int) -> Iterator[bytes]:
     start, stop = run.offsets[bucket], run.offsets[bucket + 1]
     if stop == start:
         return
-    with open(run.path, "rb") as file:
-        file.seek(start)
-        # One frame is read and no further: the reader stops at the end of its first frame.
-        with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=False) as reader:
-            yield from io.BufferedReader(reader, 1 << 16)
+    # The reader does not stop at the end of a frame by itself, so it is shown that frame alone.
+    with (
+        open(run.path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as whole,
+        whole[start:stop] as frame,
+        zstandard.ZstdDecompressor().stream_reader(frame) as reader,
+    ):
+        yield from io.BufferedReader(reader, 1 << 16)
 
 
 # --- running ----------------------------------------------------------------------------------------------------
