@@ -26,6 +26,9 @@ from data.tokenizer import Tokenizer
 
 TEXT_TEMPLATES = ("plain", "huatuo")
 TEMPLATES = (*TEXT_TEMPLATES, "llama2", "llama3")
+_NEEDED = {  # special tokens without which a template of ours writes nothing that a model knows
+    "llama3": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
 
 # Noncharacters: no interchanged text holds them, and no template's `strip` removes them.
 _ESCAPE, _OPEN, _CLOSE = "\ufdd2", "\ufdd3", "\ufdd4"
@@ -72,7 +75,6 @@ def encode_documents(
         ConversationError: a conversation does not fit the template (the message names the document).
         ValueError: the template cannot be used with this tokenizer at all.
     """
-    bos, eos = _ends(tokenizer, add_bos, add_eos)
     texts: dict[int, str] = {}
     encoded: dict[int, Encoded] = {}
     for i, document in enumerate(documents):
@@ -84,20 +86,23 @@ def encode_documents(
             else:
                 tokens, supervised = _conversation(document.turns, chat, tokenizer)
                 if chat.template in TEXT_TEMPLATES:
-                    ended = tokens[-1:].tolist() == eos  # the template has written it
+                    bos, eos = _ends(tokenizer, add_bos, add_eos)
+                    if tokens[-1:].tolist() == [tokenizer.eos_id]:
+                        eos = eos[:0]  # the template has written it
                     reply = chat.train_on == "all" or document.turns[-1].role == "assistant"
-                    supervised = np.concatenate(
-                        [[False] * len(bos), supervised, [reply] * (not ended) * len(eos)]
-                    )
-                    tokens = np.concatenate([bos, tokens, eos if not ended else []])
+                    ends = np.zeros(len(bos), bool), np.full(len(eos), reply)
+                    supervised = np.concatenate([ends[0], supervised, ends[1]])
+                    tokens = np.concatenate([bos, tokens, eos])
                 encoded[i] = _encoded(tokens, supervised)
         except ConversationError as error:
             raise ConversationError(
                 f"{document.source} (document {document.id}): {error}"
             ) from error
+    if texts:
+        bos, eos = _ends(tokenizer, add_bos, add_eos)
     for i, tokens in zip(texts, tokenizer.encode_batch(list(texts.values())), strict=True):
         tokens = np.concatenate([bos, tokens, eos])
-        encoded[i] = _encoded(tokens, np.ones(len(tokens)))
+        encoded[i] = _encoded(tokens, np.ones(len(tokens), bool))
     return [encoded[i] for i in range(len(documents))]
 
 
@@ -107,15 +112,13 @@ def encode_prompt(
     """Ids int32 `[n]` of a conversation up to the place where the assistant's next reply begins."""
     if all(turn.role == "text" for turn in turns):
         text = "\n\n".join(turn.text for turn in turns)
-        return np.concatenate([_ends(tokenizer, add_bos, False)[0], tokenizer.encode(text)]).astype(
-            np.int32
-        )
+        return np.concatenate([_ends(tokenizer, add_bos, False)[0], tokenizer.encode(text)])
     rendered = _render(turns, chat, tokenizer, generation_prompt=True)
     tokens = [
         ids for ids, _ in tokenizer.encode_parts([part for part, _ in _split(rendered, tokenizer)])
     ]
     bos = _ends(tokenizer, add_bos and chat.template in TEXT_TEMPLATES, False)[0]
-    return np.concatenate([bos, *tokens]).astype(np.int32)
+    return np.concatenate([bos, *tokens])
 
 
 def render(
@@ -140,18 +143,19 @@ def template_source(chat: ChatConfig, tokenizer: Tokenizer) -> str:
     return _read_template(chat.template)
 
 
-def _ends(tokenizer: Tokenizer, add_bos: bool, add_eos: bool) -> tuple[list[int], list[int]]:
+def _ends(tokenizer: Tokenizer, add_bos: bool, add_eos: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What is put before and behind: int32 arrays of one id or none."""
     if add_bos and tokenizer.bos_id is None:
         raise ValueError(
             f"add_bos: true, but {tokenizer.path} has no BOS token; set add_bos: false"
         )
-    return [tokenizer.bos_id] * add_bos, [tokenizer.eos_id] * add_eos  # type: ignore[list-item]
+    bos = [tokenizer.bos_id] if add_bos else []
+    return np.array(bos, np.int32), np.array([tokenizer.eos_id] * add_eos, np.int32)
 
 
 def _encoded(tokens: np.ndarray, supervised: np.ndarray) -> Encoded:
-    supervised = supervised.astype(bool)
     supervised[:1] = False
-    return Encoded(tokens.astype(np.int32), supervised)
+    return Encoded(tokens, supervised)
 
 
 def _conversation(
@@ -227,6 +231,11 @@ def _render(
     """
     if chat.system is not None and all(turn.role != "system" for turn in turns):
         turns = [Turn("system", chat.system), *turns]
+    for token in _NEEDED.get(chat.template, ()):
+        if token not in tokenizer.special_ids:
+            raise ValueError(
+                f"chat.template: {chat.template} writes {token}, which {tokenizer.path} does not have"
+            )
     escape = _special_pattern(tuple(tokenizer.special_ids))
     messages = []
     for turn in turns:
