@@ -169,6 +169,9 @@ class _Job:
             (self.work / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"out_dir: {self.out} cannot be written: {error}") from error
+        for folder in ("", "documents", "heldout"):
+            for partial in (self.out / name / folder).glob(f".*{rows_lib.PARTIAL}"):
+                partial.unlink()
         before = [p for p in (mark, self.out / name / "run.json") if p.exists()]
         if before:
             settings = json.loads(before[0].read_text())["settings"]

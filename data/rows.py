@@ -19,6 +19,8 @@ from etils import epath
 from data.pack import Row
 
 FORMAT = 1
+# Ends the name of a file that is being written; a killed process leaves it.
+PARTIAL = ".partial"
 
 
 def shard_name(shard: int, num_shards: int) -> str:
@@ -83,7 +85,7 @@ class whole_file:
         else:
             self._folder = None
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._local = LocalPath(self._path.parent) / f".{self._path.name}.{os.getpid()}"
+            self._local = LocalPath(self._path.parent) / f".{self._path.name}.{os.getpid()}{PARTIAL}"
         return self._local
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
