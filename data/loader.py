@@ -230,7 +230,10 @@ class _Layout:
                     "change the batch size, seq_len or the mesh"
                 )
         sharding = NamedSharding(mesh, spec)
-        rows, columns = held(sharding.addressable_devices_indices_map(shape).values(), shape)
+        indices = [
+            i for i in sharding.addressable_devices_indices_map(shape).values() if i is not None
+        ]
+        rows, columns = held(indices, shape)
         return cls(shape, sharding, NamedSharding(mesh, PartitionSpec(entries[0])), rows, columns)
 
     def arrays(self, local: dict[str, np.ndarray]) -> Batch:
@@ -239,7 +242,7 @@ class _Layout:
             name: jax.make_array_from_callback(
                 self.shape[: value.ndim],
                 self.sharding if value.ndim == 2 else self.row_sharding,
-                functools.partial(part, value, self.rows, self.columns, self.shape),
+                functools.partial(part, value, self.rows, self.columns, self.shape),  # pyright: ignore[reportArgumentType]
                 dtype=value.dtype,
             )
             for name, value in local.items()
@@ -281,8 +284,8 @@ class _LocalBatches:
     def __len__(self) -> int:
         return -(-len(self._plan) // self._group)
 
-    def __getitem__(self, group: int) -> list[dict[str, np.ndarray]]:
-        numbers = range(group * self._group, min((group + 1) * self._group, len(self._plan)))
+    def __getitem__(self, index: int) -> list[dict[str, np.ndarray]]:
+        numbers = range(index * self._group, min((index + 1) * self._group, len(self._plan)))
         wanted = [self._plan.wanted(number, self._rows) for number in numbers]
         read = self._read(
             np.concatenate([w.stream for w in wanted]), np.concatenate([w.row for w in wanted])
@@ -317,7 +320,7 @@ def _open_rows(stream: Stream) -> Any:
     """The TFDS data source of a stream's rows."""
     import tensorflow_datasets as tfds
 
-    source = tfds.builder_from_directory(stream.path).as_data_source("train")
+    source = tfds.builder_from_directory(stream.path).as_data_source("train")  # pyright: ignore[reportCallIssue]
     if len(source) != stream.num_rows:
         raise ValueError(
             f"stream {stream.name}: {stream.path}/dataset_info.json has {len(source)} rows, stream.json "
