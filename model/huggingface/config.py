@@ -34,9 +34,9 @@ def read_config(
     Args:
         source: a folder (local, gs:// or s3://) or a hub id.
         revision: of a hub id.
-        max_seq_len: the longest row that will be used, where that is less than the model's own
-            limit. A model with a sliding window has full attention up to the window, and is taken
-            up to there only.
+        max_seq_len: the longest row that will be used; None means the model's own limit. A model
+            with a sliding window has full attention up to the window, so it is read, with the window
+            as its limit, for rows that are no longer.
 
     Raises:
         ValueError: no config.json, or a key that asks for what we do not compute; it is named with
@@ -76,16 +76,16 @@ def from_huggingface(theirs: dict[str, Any], *, max_seq_len: int | None = None) 
             raise ValueError(f"{key}: {theirs.get(key)!r}; a whole number is needed")
     # AdaptLLM's released configs say max_sequence_length
     positions = theirs.get("max_position_embeddings") or theirs.get("max_sequence_length") or 2048
-    if max_seq_len is not None:
-        positions = min(positions, max_seq_len)
     if family == "mistral":
         window = theirs.get("sliding_window", 4096)  # transformers' default where the key is absent
-        if window is not None and window < positions:
+        used = positions if max_seq_len is None else min(positions, max_seq_len)
+        if window is not None and window < used:
             raise ValueError(
-                f"sliding_window: {window} is less than the {positions} positions used, and "
-                f"attention here is never windowed. Set model.max_seq_len={window}: up to there "
-                "the two are the same."
+                f"sliding_window: {window} is less than the {used} positions used, and attention "
+                f"here is never windowed. Use rows of at most {window} tokens: up to there the two "
+                "are the same."
             )
+        positions = positions if window is None else min(positions, window)
     heads = theirs["num_attention_heads"]
     kv_heads = theirs.get("num_key_value_heads") or (
         8 if "num_key_value_heads" not in theirs and family == "mistral" else heads
@@ -216,7 +216,9 @@ def _scaling(key: str, rope: dict[str, Any], theirs: dict[str, Any]) -> RopeScal
             raise ValueError(f"{key}.{name}: {rope.get(name)!r}; rope_type {kind} needs a number")
     if kind == "linear":
         return RopeScaling(kind="linear", factor=rope["factor"])
-    original = rope.get("original_max_position_embeddings") or theirs.get("max_position_embeddings")
+    original: int = rope.get("original_max_position_embeddings") or theirs.get(
+        "max_position_embeddings", 2048
+    )
     return RopeScaling(
         kind="llama3",
         factor=rope["factor"],

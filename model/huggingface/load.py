@@ -296,7 +296,7 @@ def _fill(
         return {box: pool.submit(read, box) for box in boxes}
 
     def array(parts: dict[tuple, Future]) -> jax.Array:
-        def part(index: Box) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             return parts[_box(index, shape)].result()
 
         return jax.make_array_from_callback(tuple(shape), of_layer, part)
@@ -322,7 +322,7 @@ def _write_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Ar
     return jax.lax.dynamic_update_index_in_dim(stack, _master(layer), index, 0)
 
 
-def _box(index: Box, shape: list[int]) -> tuple[tuple[int, int], ...]:
+def _box(index: Any, shape: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
 
@@ -346,6 +346,9 @@ def _shardings(config: LlamaConfig, specs: Any, mesh: Mesh | None) -> dict[str, 
         raise ValueError("mesh: needed with PartitionSpecs")
 
     def place(spec: Any) -> Sharding:
-        return spec if isinstance(spec, Sharding) else NamedSharding(mesh, spec)
+        if isinstance(spec, Sharding):
+            return spec
+        assert mesh is not None
+        return NamedSharding(mesh, spec)
 
     return {key: place(flat[key]) for key in keys}

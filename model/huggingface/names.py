@@ -7,7 +7,7 @@ outermost first. Nothing is permuted inside a head: both use the rotate-half con
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,10 @@ def tensors(config: LlamaConfig) -> list[Tensor]:
     for key, (pattern, layout) in HF_NAMES.items():
         if key not in shapes:
             continue
-        layers: list[int | None] = [None]
+        layers: Sequence[int | None] = [None]
         ours = shapes[key]
         if key.startswith("blocks/"):
-            layers, ours = list(range(ours[0])), ours[1:]
+            layers, ours = [*range(ours[0])], ours[1:]
         if key in VOCAB_DIMS:
             dim = VOCAB_DIMS[key]
             ours = (*ours[:dim], config.vocab_size, *ours[dim + 1 :])

@@ -8,11 +8,13 @@ dtype, and this one writes. A few tensors are in memory at a time, however large
 import json
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import ml_dtypes
 import numpy as np
@@ -42,25 +44,33 @@ class Plan:
     num_bytes: int
 
 
-def plan(config: LlamaConfig, *, dtype: DType, max_shard_size: int | str) -> Plan:
-    """Deal the tensors over files as transformers does: in order, a new file where one would be too large.
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 500MB or 5GB (powers of ten, as transformers counts them).
 
     Raises:
-        ValueError: max_shard_size is not a size such as 500MB or 5GB.
+        ValueError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])B", text.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"max_shard_size: {text!r} is no size; write it as 500MB or 5GB")
+    return int(float(match[1]) * 10 ** (3 * (1 + "KMGT".index(match[2]))))
+
+
+def plan(config: LlamaConfig, *, dtype: DType, max_shard_size: int) -> Plan:
+    """Deal the tensors over files as transformers does: in order, a new file where one would be too large.
+
+    A tensor larger than max_shard_size (bytes) has a file of its own.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
 
     size = NUMPY[dtype].itemsize
     tensors = {t.name: t for t in names.tensors(config)}
-    try:
-        split = split_state_dict_into_shards_factory(
-            tensors,
-            get_storage_size=lambda tensor: int(np.prod(tensor.shape)) * size,
-            filename_pattern="model{suffix}.safetensors",
-            max_shard_size=max_shard_size,
-        )
-    except ValueError as error:
-        raise ValueError(f"max_shard_size: {max_shard_size!r}; {error}") from error
+    split = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: int(np.prod(tensor.shape)) * size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
     files = {
         file: [tensors[n] for n in listed] for file, listed in split.filename_to_tensors.items()
     }
@@ -193,7 +203,7 @@ def _pipeline(order: list[Tensor], read: Read, dtype: DType) -> Iterator[np.ndar
             item = get(layers)
             if not isinstance(item, BaseException):
                 try:
-                    item = as_written(tensor, item, dtype)
+                    item = as_written(tensor, cast(np.ndarray, item), dtype)
                 except BaseException as error:
                     item = error
             put(ready, item)
@@ -215,7 +225,7 @@ def _pipeline(order: list[Tensor], read: Read, dtype: DType) -> Iterator[np.ndar
             thread.join()
 
 
-def _write_all(out: "object", array: np.ndarray) -> None:
-    view = memoryview(array.view(np.uint8).reshape(-1))
+def _write_all(out: FileIO, array: np.ndarray) -> None:
+    view = array.view(np.uint8).reshape(-1).data
     while view:
         view = view[out.write(view) :]

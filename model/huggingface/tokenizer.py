@@ -83,7 +83,7 @@ def _from_sentencepiece(model: bytes, tokenizer: Tokenizer) -> dict[str, Any]:
     """A tokenizer.json for a SentencePiece model."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # pyright: ignore[reportAttributeAccessIssue]
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     kinds = {trainer.BPE: _bpe, trainer.UNIGRAM: _unigram}
     if trainer.model_type not in kinds:
