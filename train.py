@@ -38,7 +38,7 @@ def train(recipe: TrainRecipe) -> int:
     from evaluation.scoring import score_heldout, spread_byte_lengths
     from model.attention import select
     from model.llama import num_params
-    from tpu.mesh import BATCH, describe, make_mesh
+    from tpu.mesh import BATCH, check_rows, describe, make_mesh
     from tpu.runtime import PREEMPTED, Preemption, is_main, peak_flops, start
     from training.checkpoint import Checkpointer
     from training.clock import Clock
@@ -46,7 +46,7 @@ def train(recipe: TrainRecipe) -> int:
     from training.resume import check_unchanged, deal_plan
     from training.schedule import learning_rate
     from training.state import first_state, layout
-    from training.step import check_rows, jit_step, make_eval_step, make_train_step, model_flops
+    from training.step import jit_step, make_eval_step, make_train_step, model_flops
     from training.tracking import Tracker
     from training.watch import Watch
 
@@ -107,7 +107,12 @@ def train(recipe: TrainRecipe) -> int:
 
     # ---------------------------------------------------------------- logs
     tracker = Tracker(
-        recipe.run_dir, recipe.tracking, step=step, num_steps=num_steps, is_main=is_main()
+        recipe.run_dir,
+        recipe.tracking,
+        num_steps=num_steps,
+        start_step=step,
+        recipe=resolved,
+        clock=clock,
     )
     for bad, reason in begin.rejected.items():
         tracker.event("bad_checkpoint", step=bad, reason=reason)
@@ -123,7 +128,7 @@ def train(recipe: TrainRecipe) -> int:
         tracker.say(f"changed since the checkpoint: {line}")
     if num_steps == 0:
         checkpointer.close()
-        tracker.close(clock)
+        tracker.close()
         return 0
 
     # ---------------------------------------------------------------- compiled functions
@@ -191,33 +196,49 @@ def train(recipe: TrainRecipe) -> int:
             checkpointer.save(step, state.params, state.opt_state, meta, wait=wait)
         tracker.event("checkpoint", step=step, row=row)
 
+    def report(step: int, values: dict[str, float], steps: int) -> None:
+        """Logs a window of steps; its seconds are those since the last one, without pauses."""
+        nonlocal busy
+        spent = clock.seconds()
+        seconds, busy = spent["step"] + spent["data"] - busy, spent["step"] + spent["data"]
+        values["lr"] = float(rate(step - 1))
+        values["tokens_per_second"] = values["tokens"] / seconds
+        if peak is not None:
+            values["mfu"] = flops * steps / seconds / (peak * mesh.size)
+        tracker.log(step, values)
+
     # ---------------------------------------------------------------- the loop
-    watch = Watch(list(recipe.streams), run.stop_on_spike)
+    busy = 0.0
+    watch = Watch(
+        list(recipe.streams),
+        every=recipe.tracking.every_steps,
+        last_step=num_steps,
+        emit=report,
+        spike=run.stop_on_spike,
+    )
     told = False
     if step == 0:
         evaluate(0)
+    profile = recipe.tracking.profile
     while step < num_steps and not told:
+        if profile and step + 1 == profile[0]:
+            jax.profiler.start_trace(f"{recipe.run_dir}/profile")
         with clock("step"):
             state, metrics = train_step(state, batch)
             step, row = step + 1, row + num_rows
             watch.push(step, metrics)
+        if profile and step == profile[1]:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
         with clock("data"):
             batch = next(feed, None)
         told = preemption.reached(step)
         last = told or step == num_steps
         save_now = last or step % recipe.checkpoint.every_steps == 0
-        evaluate_now = not told and (last or step % recipe.eval.every_steps == 0)
+        evaluate_now = step == num_steps or (not told and step % recipe.eval.every_steps == 0)
         if save_now or evaluate_now:
             with clock("step"):
                 watch.drain()
-        if save_now or evaluate_now or step % recipe.tracking.every_steps == 0:
-            steps, seconds = watch.steps, clock.lap("step", "data")
-            values = watch.values() | {"lr": float(rate(step - 1))}
-            if steps:
-                values["tokens_per_second"] = values["tokens"] / seconds
-                if peak is not None:
-                    values["mfu"] = flops * steps / seconds / (peak * mesh.size)
-            tracker.log(step, values)
         if evaluate_now:
             evaluate(step)
         if save_now:
@@ -229,9 +250,9 @@ def train(recipe: TrainRecipe) -> int:
     preemption.close()
     done = step == num_steps
     tracker.event("done" if done else "preempted", step=step)
-    tracker.close(clock)
     if not done:
         tracker.say(f"told to go; step {step} is saved, the same command goes on from there")
+    tracker.close()
     return 0 if done else PREEMPTED
 
 

@@ -32,6 +32,13 @@ class HeldOut:
         """Loss per byte of text."""
         return bits_per_byte(self.nats, max(self.num_bytes, 1))
 
+    def interval(self, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """The middle 95 % of bits per byte over rows drawn with replacement."""
+        drawn = np.random.default_rng(seed).integers(0, len(self.row_nats), (draws, len(self.row_nats)))
+        nats, sizes = self.row_nats[drawn].sum(1), np.maximum(self.row_bytes[drawn].sum(1), 1)
+        low, high = np.quantile(nats / (math.log(2) * sizes), [0.025, 0.975])
+        return float(low), float(high)
+
 
 def bits_per_byte(nats: float, num_bytes: int) -> float:
     """Loss per byte of text, so that models with different tokenizers compare.

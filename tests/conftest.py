@@ -7,6 +7,8 @@ import pytest
 
 # Before anything imports JAX. Tests that are about an accelerator set JAX_PLATFORMS themselves.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight devices, so that every mesh can be tried; what names none runs on the first.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -26,3 +28,30 @@ def realdata() -> Path:
     if not place:
         pytest.skip("LECTERN_REALDATA is not set")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def sample_streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample corpora prepared in rows of 128 tokens: biomedicine, instructions, tokenizer."""
+    from data.config import CorpusConfig, FieldsConfig, HeldOutConfig, PrepareConfig, SentencePieceConfig
+    from data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("sample") / "prepared"
+    passages = FieldsConfig(text="text", title="title")
+    exchanges = FieldsConfig(prompt="instruction", input="input", response="output")
+    sample = ROOT / "data" / "sample"
+    config = PrepareConfig(
+        out_dir=str(out),
+        train_tokenizer=SentencePieceConfig(vocab_size=800),
+        seq_len=128,
+        heldout=HeldOutConfig(fraction=0.1),
+        workers=1,
+        corpora={
+            "biomedicine": CorpusConfig(path=str(sample / "biomedicine.jsonl"), fields=passages),
+            "instructions": CorpusConfig(
+                path=str(sample / "instructions.jsonl"), fields=exchanges, convert="conversation"
+            ),
+        },
+    )
+    prepare(config)
+    return out

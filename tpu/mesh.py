@@ -100,6 +100,16 @@ def manual_part(spec: P) -> P:
     return P(*(entry if entry in (FSDP, ROWS) else None for entry in spec))
 
 
+def check_rows(rows: int, accumulate: int, mesh: Mesh, *, field: str) -> None:
+    """Every device must hold the same whole number of rows in every accumulation pass."""
+    ways = _ways(mesh, ROWS)
+    if rows % (ways * accumulate):
+        raise ValueError(
+            f"{field}: {rows} rows do not divide over {ways} devices that share out rows"
+            f" x train.accumulate={accumulate}; take a multiple of {ways * accumulate}"
+        )
+
+
 def describe(mesh: Mesh) -> str:
     """The axes that are larger than one, e.g. "fsdp 4 x tensor 2"."""
     sizes = {"fsdp": _ways(mesh, FSDP)} | {a: mesh.shape[a] for a in AXES if a not in FSDP}

@@ -10,7 +10,6 @@ accumulation passes, divided by their number: never a mean of means.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -285,16 +284,6 @@ def _batch_specs() -> dict[str, P]:
 
 def _is_spec(x: Any) -> bool:
     return isinstance(x, P)
-
-
-def check_rows(rows: int, accumulate: int, mesh: Mesh, *, field: str) -> None:
-    """Every device must hold the same whole number of rows in every accumulation pass."""
-    ways = math.prod(mesh.shape[a] for a in ROWS)
-    if rows % (ways * accumulate):
-        raise ValueError(
-            f"{field}: {rows} rows do not divide over {ways} devices that share out rows"
-            f" x train.accumulate={accumulate}; take a multiple of {ways * accumulate}"
-        )
 
 
 def model_flops(config: LlamaConfig, rows: int, seq_len: int) -> float:

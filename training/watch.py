@@ -3,6 +3,7 @@
 import collections
 import math
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,21 +17,39 @@ class DivergedError(RuntimeError):
 
 
 class Watch:
-    """Collects metrics as they arrive and sums them up between two log lines.
+    """Reads every step's metrics and gives out their means over windows of `every` steps.
 
     `push` takes a step's metrics while they may still be being computed and reads those of the step
     before, so the device always has the next step queued. `drain` reads what is left; call it before
     the state is saved or measured, so that no state behind a bad loss is ever kept.
+
+    Args:
+      names: the streams.
+      every: steps of a window; windows end at multiples of it, and at `last_step`.
+      emit: called with (step, values, steps in the window) when a window is complete. Values: loss,
+        loss and share of tokens per stream, grad_norm, tokens, supervised.
+      spike: when to give up on a loss that stays high.
     """
 
-    def __init__(self, names: list[str], spike: SpikeConfig | None):
+    def __init__(
+        self,
+        names: list[str],
+        *,
+        every: int,
+        last_step: int,
+        emit: Callable[[int, dict[str, float], int], None],
+        spike: SpikeConfig | None = None,
+    ):
         self._names = names
+        self._every = every
+        self._last_step = last_step
+        self._emit = emit
         self._spike = spike
         self._queue: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._recent: collections.deque[float] = collections.deque(maxlen=spike and spike.window)
         self._best = math.inf
         self._sums: dict[str, Any] = {}
-        self.steps = 0
+        self._steps = 0
 
     def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of the step just started."""
@@ -43,14 +62,11 @@ class Watch:
         while self._queue:
             self._read()
 
-    def values(self) -> dict[str, float]:
-        """Means since the last call: loss, loss and token share per stream, gradient norm, tokens."""
-        sums, steps, self._sums, self.steps = self._sums, self.steps, {}, 0
-        if not steps:
-            return {}
+    def _window(self) -> dict[str, float]:
+        sums = self._sums
         values = {
             "loss": float(sums["stream_loss"].sum() / max(sums["stream_supervised"].sum(), 1)),
-            "grad_norm": sums["grad_norm"] / steps,
+            "grad_norm": float(sums["grad_norm"] / self._steps),
             "tokens": int(sums["tokens"]),
             "supervised": int(sums["supervised"]),
         }
@@ -74,7 +90,10 @@ class Watch:
             self._check_spike(step, loss, self._spike)
         for key, value in read.items():
             self._sums[key] = self._sums.get(key, 0) + value
-        self.steps += 1
+        self._steps += 1
+        if step % self._every == 0 or step == self._last_step:
+            self._emit(step, self._window(), self._steps)
+            self._sums, self._steps = {}, 0
 
     def _check_spike(self, step: int, loss: float, spike: SpikeConfig) -> None:
         self._recent.append(loss)

@@ -14,13 +14,12 @@ from model.attention import splash, xla
 from model.config import LlamaConfig
 from model.llama import forward, init_params
 from tpu.config import MeshConfig
-from tpu.mesh import AXES, BATCH, ROWS, make_mesh
+from tpu.mesh import AXES, BATCH, ROWS, check_rows, make_mesh
 from training.config import OptimizerConfig, TrainConfig
 from training.optimizer import decay_mask, make_optimizer
 from training.state import layout, state_bytes
 from training.step import (
     State,
-    check_rows,
     jit_step,
     make_eval_step,
     make_train_step,

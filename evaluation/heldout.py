@@ -1,0 +1,68 @@
+"""Held-out text as batches for whatever model is to be measured.
+
+A stream's held-out rows were packed with the run's tokenizer. A model with another one gets the same
+documents tokenized anew; loss per token then means something else, bits per byte does not.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from data.chat import ChatConfig, encode_documents
+from data.tokenizer import Tokenizer
+
+
+def encoded_anew(
+    folder: str, tokenizer: Tokenizer, *, seq_len: int, add_bos: bool, max_rows: int
+) -> list[Any]:
+    """Packed rows (`data.pack.Row`) of the documents in a `heldout` folder, every token a target.
+
+    Raises:
+      ValueError: the folder holds no documents.
+    """
+    from data.document import Document
+    from data.pack import pack
+
+    path = epath.Path(folder) / "documents.jsonl.zst"
+    if not path.exists():
+        raise ValueError(f"{path} is not there; held-out text is written by data.prepare")
+    documents = [Document.from_json(line) for line in _lines(path)]
+    encoded = encode_documents(documents, tokenizer, ChatConfig(), add_bos=add_bos, add_eos=True)
+    return list(itertools.islice(pack(encoded, seq_len), max_rows))
+
+
+def batches_of(
+    rows: Sequence[Any], *, batch_rows: int, mesh: Mesh, spec: P
+) -> Iterator[dict[str, jax.Array]]:
+    """Rows as batches on the mesh, the last one filled up with empty rows."""
+    for start in range(0, len(rows), batch_rows):
+        part = rows[start : start + batch_rows]
+        empty = batch_rows - len(part)
+        arrays = {
+            name: np.stack([getattr(row, name) for row in part])
+            for name in ("tokens", "segment_ids", "loss_mask")
+        }
+        arrays = {name: np.pad(x, ((0, empty), (0, 0))) for name, x in arrays.items()}
+        arrays["stream"] = np.zeros(batch_rows, np.int32)
+        yield {
+            name: _place(x, NamedSharding(mesh, spec if x.ndim == 2 else P(spec[0])))
+            for name, x in arrays.items()
+        }
+
+
+def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _lines(path: epath.Path) -> Iterable[str]:
+    import zstandard
+
+    with path.open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
+    return text.decode("utf-8").splitlines()

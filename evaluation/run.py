@@ -1,0 +1,198 @@
+"""Measures a model on held-out text.
+
+MODEL is a run directory, a Hugging Face folder or a hub id. The streams whose held-out text is used are
+those of the run's own recipe, or of a training recipe named after MODEL. Loss is nats per token of text;
+bits per byte compares models with different tokenizers. Intervals are 95 % bootstrap over rows.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is measured: weights on a mesh, and all that scoring must know about them."""
+
+    name: str
+    step: int | None
+    config: Any  # model.config.LlamaConfig
+    plan: Any  # training.state.Layout
+    params: dict[str, Any]
+    tokenizer: Any  # data.tokenizer.Tokenizer
+    add_bos: bool
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    from configs.load import Flag, command, user_errors
+    from configs.recipe import TrainRecipe
+    from training.steps import CorruptCheckpoint
+
+    flags = (
+        Flag("step", "measure this checkpoint of a run; default: the newest good one", "N"),
+        Flag("json", "write the scores to this file", "FILE"),
+    )
+    words = list(sys.argv[1:] if argv is None else argv)
+    recipe, options = command(
+        TrainRecipe, _with_own_recipe(words), __doc__ or "", flags=flags, arguments=("MODEL",)
+    )
+    with user_errors():
+        step = int(options.flags["step"]) if options.flags["step"] else None
+        try:
+            scores = measure(options.arguments[0], recipe, step=step)
+        except CorruptCheckpoint as error:
+            raise ValueError(str(error)) from error
+        _print(scores)
+        if options.flags["json"]:
+            from etils import epath
+
+            epath.Path(options.flags["json"]).write_text(json.dumps(scores, indent=2) + "\n")
+    return 0
+
+
+def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, Any]:
+    """Held-out loss and bits per byte of a model on a recipe's streams."""
+    import jax
+    import jax.numpy as jnp
+
+    from data.loader import heldout_batches
+    from data.mixture import open_stream
+    from evaluation.heldout import batches_of, encoded_anew
+    from evaluation.scoring import score_heldout, spread_byte_lengths
+    from model.attention import select
+    from tpu.mesh import BATCH, check_rows, make_mesh
+    from tpu.runtime import start
+    from training.step import make_eval_step
+
+    start()
+    mesh = make_mesh(recipe.mesh)
+    run = recipe.train
+    rows = recipe.eval.batch_rows or run.global_batch_rows // run.accumulate
+    check_rows(rows, 1, mesh, field="eval.batch_rows")
+    model = open_model(source, recipe, mesh, step=step)
+    platform = mesh.devices.flat[0].platform
+    kernel, attend = select(run.attention, platform, jnp.dtype(run.compute_dtype), mesh)
+    eval_step = jax.jit(make_eval_step(model.config, run, mesh, model.plan.specs, attend))
+    byte_lengths = spread_byte_lengths(model.tokenizer.byte_lengths(), model.config, mesh)
+    streams: dict[str, Any] = {}
+    for name, stream in recipe.streams.items():
+        folder = f"{stream.path}/heldout"
+        limits = {"batch_rows": rows, "mesh": mesh, "spec": BATCH}
+        same = open_stream(name, stream.path).info["tokenizer"] == model.tokenizer.fingerprint
+        if same:
+            found = heldout_batches(folder, max_rows=recipe.eval.max_rows, **limits)
+        else:
+            packed = encoded_anew(
+                folder,
+                model.tokenizer,
+                seq_len=run.seq_len,
+                add_bos=model.add_bos,
+                max_rows=recipe.eval.max_rows,
+            )
+            found = batches_of(packed, **limits)
+        score = score_heldout(eval_step, model.params, found, byte_lengths)
+        if score.tokens:
+            low, high = score.interval()
+            streams[name] = {
+                "loss": score.loss,
+                "bits_per_byte": score.bits_per_byte,
+                "bits_per_byte_interval": [low, high],
+                "tokens": score.tokens,
+                "bytes": score.num_bytes,
+                "tokenized_anew": not same,
+            }
+    return {
+        "model": model.name,
+        "step": model.step,
+        "add_bos": model.add_bos,
+        "tokenizer": model.tokenizer.fingerprint,
+        "compute_dtype": run.compute_dtype,
+        "attention": kernel,
+        "streams": streams,
+    }
+
+
+def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) -> Model:
+    """Loads a run directory's newest good checkpoint (or `step`), or a Hugging Face model."""
+    import optax
+
+    from data.tokenizer import load_tokenizer
+    from model.config import LlamaConfig
+    from model.huggingface.config import read_config
+    from model.huggingface.load import load_params
+    from training.checkpoint import Checkpointer
+    from training.config import CheckpointConfig
+    from training.state import is_run, layout
+    from training.steps import good_steps, read_meta
+
+    if is_run(source):
+        tokenizer = load_tokenizer(f"{source}/tokenizer")
+        with Checkpointer(source, CheckpointConfig(), read_only=True) as checkpointer:
+            steps = good_steps(source) if step is None else [step]
+            if not steps:
+                raise ValueError(f"{source}: there is no good checkpoint in this run directory")
+            # The shape is the same at every step, so any readable one tells it.
+            config = LlamaConfig.model_validate(_first_readable(read_meta, source, steps)["model"])
+            plan = layout(config, optax.identity(), mesh)
+            if step is None:
+                found = checkpointer.restore_newest(plan.abstract.params, None)
+            else:
+                found = checkpointer.restore(step, plan.abstract.params, None)
+        assert found is not None, "there are good steps"
+        for bad, reason in found.rejected.items():
+            print(f"warning: checkpoint step {bad} is damaged ({reason}); measuring step {found.step}")
+        add_bos = found.meta["tokenizer"]["add_bos"]
+        return Model(source, found.step, config, plan, found.params, tokenizer, add_bos)
+    if step is not None:
+        raise ValueError(f"--step: {source} is not a run directory, so it has no steps")
+    tokenizer = load_tokenizer(source)
+    config = read_config(source, max_seq_len=recipe.train.seq_len)
+    if recipe.model.vocab_multiple:
+        config = config.model_copy(update={"vocab_multiple": recipe.model.vocab_multiple})
+    plan = layout(config, optax.identity(), mesh)
+    params = load_params(source, config, plan.specs, mesh)
+    return Model(source, None, config, plan, params, tokenizer, tokenizer.add_bos)
+
+
+def _first_readable(read_meta: Any, run_dir: str, steps: list[int]) -> dict[str, Any]:
+    from training.steps import CorruptCheckpoint
+
+    for step in reversed(steps):
+        try:
+            return read_meta(run_dir, step)
+        except CorruptCheckpoint as error:
+            last = error
+    raise last
+
+
+def _with_own_recipe(words: list[str]) -> list[str]:
+    """MODEL alone means the recipe that the run was made with."""
+    plain = [i for i, w in enumerate(words) if not w.startswith("-") and "=" not in w]
+    if len(plain) == 1:
+        from etils import epath
+
+        model = words[plain[0]]
+        own = epath.Path(model) / "recipe.yaml"
+        if own.exists():
+            words.insert(plain[0] + 1, str(own))
+    return words
+
+
+def _print(scores: dict[str, Any]) -> None:
+    print(f"{scores['model']}" + (f", step {scores['step']}" if scores["step"] is not None else ""))
+    width = max((len(name) for name in scores["streams"]), default=6)
+    print(f"{'stream':<{width}}  {'loss':>8}  {'bits/byte':>9}  {'95 % interval':>17}  {'tokens':>9}")
+    for name, s in scores["streams"].items():
+        low, high = s["bits_per_byte_interval"]
+        print(
+            f"{name:<{width}}  {s['loss']:8.4f}  {s['bits_per_byte']:9.4f}  {low:8.4f}-{high:8.4f}  "
+            f"{s['tokens']:9,}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
