@@ -12,7 +12,6 @@ run that was killed goes on where it was: finished partitions are kept. A finish
 """
 
 import functools
-import io
 import itertools
 import json
 import os
@@ -338,7 +337,9 @@ def _read_inputs(task: _ReadTask, report: Report) -> None:
     reasons: Counts = {}
     for item in set_aside:
         add_counts(reasons, {_reason(item["reason"]): 1})
-    _write_lines(folder / "set_aside.jsonl.zst", [rows_lib.to_json(item) for item in set_aside])
+    rows_lib.write_lines(
+        folder / "set_aside.jsonl.zst", [rows_lib.to_json(item) for item in set_aside]
+    )
     counts = {"documents": documents, "bytes": num_bytes, "set_aside": reasons}
     rows_lib.write_json(folder / "done.json", counts)
 
@@ -481,8 +482,8 @@ def _build_partition(task: _PartitionTask, report: Report) -> None:
         counts["rows"] = rows_lib.write_shard(task.shard, rows)
     if counts["tokens_in"] != counts["tokens_out"]:
         raise AssertionError(f"{task.shard}: {counts}: tokens were lost in packing")
-    _write_lines(task.heldout, heldout)
-    _write_lines(task.set_aside, set_aside)
+    rows_lib.write_lines(task.heldout, heldout)
+    rows_lib.write_lines(task.set_aside, set_aside)
     rows_lib.write_json(task.record, counts)
 
 
@@ -579,9 +580,9 @@ def _finish(job: _Job, name: str, tasks: list[_PartitionTask], read: _Read) -> d
         line
         for path in [epath.Path(f) / "set_aside.jsonl.zst" for f in read.folders]
         + [task.set_aside for task in tasks]
-        for line in _read_lines(path)
+        for line in rows_lib.read_lines(path)
     )
-    _write_lines(out / "set_aside.jsonl.zst", set_aside)
+    rows_lib.write_lines(out / "set_aside.jsonl.zst", set_aside)
     heldout = _finish_heldout(job, name, tasks)
     card = make_card(
         name,
@@ -603,7 +604,7 @@ def _finish_heldout(job: _Job, name: str, tasks: list[_PartitionTask]) -> dict[s
     total = 0
     chosen: list[tuple[float, str]] = []
     for task in tasks:
-        for line in _read_lines(task.heldout):
+        for line in rows_lib.read_lines(task.heldout):
             total += 1
             rank = draw(Document.from_json(line).id, "held out to measure on").random()
             chosen.append((rank, line))
@@ -614,7 +615,7 @@ def _finish_heldout(job: _Job, name: str, tasks: list[_PartitionTask]) -> dict[s
         return counts
     folder = job.out / name / "heldout"
     lines = sorted(line for _, line in chosen)
-    _write_lines(folder / "documents.jsonl.zst", lines)
+    rows_lib.write_lines(folder / "documents.jsonl.zst", lines)
     told: Counts = {"documents_out": 0, "tokens_in": 0, "tokens_out": 0, "supervised": 0}
     task = tasks[0]
     documents = (Document.from_json(line) for line in lines)
@@ -727,18 +728,6 @@ def _products(folder: epath.Path) -> list[epath.Path]:
     patterns += ["rows-train.array_record-*", "documents/part-*.jsonl.zst"]
     patterns += ["heldout/rows-train.array_record-*", "heldout/documents.jsonl.zst"]
     return list(dict.fromkeys(path for pattern in patterns for path in folder.glob(pattern)))
-
-
-def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
-    with rows_lib.whole_file(path) as local, zstandard.open(local, "wb") as file:
-        for line in lines:
-            file.write(line.encode() + b"\n")
-
-
-def _read_lines(path: epath.Path) -> Iterator[str]:
-    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8", newline="\n"):
-            yield line.rstrip("\n")
 
 
 if __name__ == "__main__":

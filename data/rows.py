@@ -5,6 +5,7 @@ by protobuf, whose map order follows the hash seed: two runs would differ. TFDS 
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path as LocalPath
 from typing import Any
 
 import numpy as np
+import zstandard
 from etils import epath
 
 from data.pack import Row
@@ -85,7 +87,9 @@ class whole_file:
         else:
             self._folder = None
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._local = LocalPath(self._path.parent) / f".{self._path.name}.{os.getpid()}{PARTIAL}"
+            self._local = (
+                LocalPath(self._path.parent) / f".{self._path.name}.{os.getpid()}{PARTIAL}"
+            )
         return self._local
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
@@ -187,6 +191,23 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes readable JSON, whole, keys in the order given."""
     with whole_file(path) as local:
         local.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Writes a `.zst` file of lines, whole."""
+    with whole_file(path) as local, zstandard.open(local, "wb") as file:
+        for line in lines:
+            file.write(line.encode() + b"\n")
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[str]:
+    """The lines of a `.zst` file, without their newlines."""
+    with (
+        epath.Path(path).open("rb") as raw,
+        zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as file,
+    ):
+        for line in io.TextIOWrapper(file, encoding="utf-8", newline="\n"):
+            yield line.rstrip("\n")
 
 
 def _varints(values: np.ndarray) -> bytes:
