@@ -191,13 +191,13 @@ class RowReader:
                 raise UnusableRow("empty document")
             raise self._turns_error(place, value)
         turns = []
-        for number, entry in enumerate(value):
+        for number, entry in enumerate(map(_plain, value)):
             if isinstance(entry, str):
                 role, text = ("user", "assistant")[number % 2], entry
             elif isinstance(entry, Mapping) and {"role", "content"} <= entry.keys():
-                role, text = entry["role"], _content(entry["content"])
+                role, text = _plain(entry["role"]), _content(entry["content"])
             elif isinstance(entry, Mapping) and {"from", "value"} <= entry.keys():
-                role, text = entry["from"], _content(entry["value"])
+                role, text = _plain(entry["from"]), _content(entry["value"])
             else:
                 raise self._turns_error(place, entry)
             if role not in ROLES:

@@ -7,7 +7,6 @@ text file. What cannot be read comes as `Broken` in its place, and reading goes 
 import bz2
 import codecs
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -25,7 +24,6 @@ SUFFIXES = {
     "parquet": (".parquet",),
 }
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
-_BROKEN_STREAM = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def file_rows(path: str, format_: str, columns: list[str]) -> Iterator[Item]:
             for line, row in lines(file, columns, path):
                 place = f"{path}:{line}"
                 yield place, row
-    except _BROKEN_STREAM as error:
+    except EOFError as error:
         yield (
             place,
             Broken(f"broken compression: {error}; what comes behind this place is lost", ""),
@@ -134,25 +132,27 @@ def tfds_rows(path: str, split: str, source: Any, start: int, stop: int) -> Iter
 
 def _open(path: str) -> io.BufferedReader:
     import fsspec
+    import zstandard
 
     raw: Any = fsspec.open(path, "rb").open()
     suffix = path[path.rfind(".") :].lower()
-    opened: Callable[[Any], Any] | None = {
-        ".gz": lambda file: gzip.GzipFile(fileobj=file),
-        ".bz2": bz2.BZ2File,
-        ".xz": lzma.LZMAFile,
-        ".zst": _ZstdFile,
+    decompressor: Callable[[], Any] | None = {
+        ".gz": lambda: zlib.decompressobj(wbits=31),
+        ".bz2": bz2.BZ2Decompressor,
+        ".xz": lzma.LZMADecompressor,
+        ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
     }.get(suffix)
-    return io.BufferedReader(opened(raw) if opened else raw, 1 << 20)
+    return io.BufferedReader(_Decompressed(raw, decompressor) if decompressor else raw, 1 << 20)
 
 
-class _ZstdFile(io.RawIOBase):
-    """Reads every frame of a Zstandard file, and notices where one ends early; the library's own reader does not."""
+class _Decompressed(io.RawIOBase):
+    """Every frame of a compressed file, up to the very place where it breaks off; that is an EOFError, never an end.
 
-    def __init__(self, file: BinaryIO):
-        import zstandard
+    The libraries' own file objects lose what they had decompressed before an error, or (Zstandard) notice none.
+    """
 
-        self._file, self._library = file, zstandard
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]):
+        self._file, self._new = file, decompressor
         self._frame, self._ready, self._input = None, b"", b""
 
     def readable(self) -> bool:
@@ -164,16 +164,19 @@ class _ZstdFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            self._input = self._input or self._file.read(1 << 18)
+            self._input = self._input or self._file.read(1 << 16)
             if not self._input:
                 if self._frame is not None:
-                    raise EOFError("the file ends inside a Zstandard frame")
+                    raise EOFError("the file ends inside it")
                 return 0
             if self._frame is None:
-                self._frame = self._library.ZstdDecompressor().decompressobj()
+                self._input = self._input.lstrip(b"\0")  # padding between frames
+                if not self._input:
+                    continue
+                self._frame = self._new()
             try:
                 self._ready = self._frame.decompress(self._input)
-            except self._library.ZstdError as error:
+            except Exception as error:  # each library has its own
                 raise EOFError(str(error)) from error
             self._input = b""
             if self._frame.eof:

@@ -50,6 +50,11 @@ class SentencePieceBackend:
                 model_proto=_as_control(model, self.special_ids)
             )
         self.byte_piece = np.array([self.model.is_byte(i) for i in range(size)])
+        self.lengths = np.zeros(self.vocab_size, np.int32)
+        self.lengths[:size] = [len(piece.replace("▁", " ").encode()) for piece in self.pieces]
+        self.lengths[:size][self.byte_piece] = 1
+        self.verbatim = _keeps_text(model)
+        self.prefix = int(self.lengths[self.encode("a")].sum()) - 1
 
     def token_id(self, piece: str) -> int | None:
         """The id of an entry, special ones included."""
@@ -76,6 +81,22 @@ class SentencePieceBackend:
 
     def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode_offsets`."""
+        if self.verbatim:
+            ids = self.encode(text)
+            raw = np.frombuffer(text.encode(), np.uint8)
+            ends = np.cumsum(self.lengths[ids])
+            prefix = self.prefix if len(ids) else 0
+            # Else an unknown character, or U+2581, whose pieces look like spaces, made the lengths too short.
+            if not len(ids) or ends[-1] == len(raw) + prefix:
+                # The character of every byte: continuation bytes do not begin one.
+                char = np.cumsum((raw & 0xC0) != 0x80, dtype=np.int32) - 1
+                ends -= prefix
+                starts = np.concatenate([[0], ends[:-1]])[: len(ids)]
+                spans = np.zeros((len(ids), 2), np.int32)
+                full = ends > starts
+                spans[full, 0] = char[starts[full]]
+                spans[full, 1] = char[ends[full] - 1] + 1
+                return ids, spans
         result = self.model.encode(text, return_type="offset_mapping")
         ids = np.array(result["ids"], np.int32)
         spans = np.array(result["offsets"], np.int32).reshape(-1, 2)
@@ -96,16 +117,19 @@ class SentencePieceBackend:
 
     def byte_lengths(self) -> np.ndarray:
         """See `Tokenizer.byte_lengths`; special tokens are not yet set to 0."""
-        lengths = np.zeros(self.vocab_size, np.int32)
-        lengths[: len(self.pieces)] = [
-            len(piece.replace("▁", " ").encode()) for piece in self.pieces
-        ]
-        lengths[: len(self.pieces)][self.byte_piece] = 1
-        return lengths
+        return self.lengths.copy()
 
 
 def _special(id_: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([id_], np.int32), np.zeros((1, 2), np.int32)
+
+
+def _keeps_text(model: bytes) -> bool:
+    """Whether pieces are the text itself, so that spans follow from their lengths (twice as fast)."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    spec = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec
+    return not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
 
 
 def _as_control(model: bytes, special: Iterable[str]) -> bytes:

@@ -121,6 +121,31 @@ def test_spans_cover_the_text_in_order(name, text, request):
         assert lengths[i] <= len(text[start:end].encode()) + (i == 0) * tokenizer.prefix_bytes
 
 
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(st.sampled_from(list("ab  \n\té日🙂1▁")), max_size=20))
+def test_spans_are_the_librarys(text, spm, folder):
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm" / "tokenizer.model"))
+    expected = model.encode(text, return_type="offset_mapping")
+    ids, spans = spm.encode_offsets(text)
+    assert ids.tolist() == expected["ids"]
+    for ours, theirs, id_ in zip(spans.tolist(), expected["offsets"], ids.tolist(), strict=True):
+        if model.is_byte(id_) and theirs[0] == theirs[1]:
+            theirs = (theirs[0], theirs[1] + 1)
+        assert tuple(ours) == theirs
+
+
+def test_spans_point_into_the_text_as_it_was_before_normalisation(tmp_path):
+    path = made.sentencepiece_model(
+        tmp_path, normalization_rule_name="nfkc", remove_extra_whitespaces=True
+    )
+    tokenizer = load_tokenizer(str(path))
+    text = "ﬁ   heart ①"
+    ids, spans = tokenizer.encode_offsets(text)
+    pieces = [text[start:end].strip() for start, end in spans]
+    assert tokenizer.decode(ids) == "fi heart 1"
+    assert "".join(dict.fromkeys(pieces)) == "ﬁheart①"
+
+
 def test_spans_of_byte_pieces(spm, llama2):
     for tokenizer in (spm, llama2):
         ids, spans = tokenizer.encode_offsets("x🙂y")
