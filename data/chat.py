@@ -357,7 +357,7 @@ def _compile(source: str) -> Any:
     """The template as transformers would compile it, but for today's date: rows must not depend on the day."""
     import json
 
-    import jinja2
+    import jinja2.nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -108,7 +108,7 @@ def open_tfds(path: str, name: str | None, split: str) -> Any:
             folder = epath.Path(path) / name if name else epath.Path(path)
             if not (folder / "features.json").exists():  # the folder above the versions
                 folder = max((f.parent for f in folder.glob("*/features.json")), default=folder)
-            builder = tfds.builder_from_directory(folder)
+            builder: Any = tfds.builder_from_directory(folder)
         else:
             builder = tfds.builder(f"{path}/{name}" if name else path)
         return builder.as_data_source(split=split)
@@ -134,7 +134,8 @@ def _open(path: str) -> io.BufferedReader:
     import fsspec
     import zstandard
 
-    raw: Any = fsspec.open(path, "rb").open()
+    opened: Any = fsspec.open(path, "rb")
+    raw: Any = opened.open()
     suffix = path[path.rfind(".") :].lower()
     decompressor: Callable[[], Any] | None = {
         ".gz": lambda: zlib.decompressobj(wbits=31),
@@ -374,7 +375,8 @@ def _table(path: str, format_: str, columns: list[str]) -> Iterator[Item]:
     import pyarrow as pa
     import pyarrow.parquet
 
-    with fsspec.open(path, "rb").open() as file:
+    opened: Any = fsspec.open(path, "rb")
+    with opened.open() as file:
         number = 0
         try:
             if format_ == "parquet":

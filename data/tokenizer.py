@@ -33,6 +33,7 @@ _SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
+_ENDS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -76,61 +77,45 @@ class Tokenizer:
         """Use `load_tokenizer`. `config` is the model's `config.json`, `{}` where there is none."""
         self.path, self._files = path, files
         settings = json.loads(files.get("tokenizer_config.json", b"{}"))
-        self.special_names = _special_names(
-            settings, json.loads(files.get("special_tokens_map.json", b"{}"))
-        )
-        extra = _declared(settings, json.loads(files.get("special_tokens_map.json", b"{}")))
+        map_ = json.loads(files.get("special_tokens_map.json", b"{}"))
+        self.special_names = names = _special_names(settings, map_)
+        declared = {*names.values(), *_declared(settings, map_)}
         if "tokenizer.json" in files:
-            self.kind, self._backend = (
-                "huggingface",
-                HuggingFaceBackend(path, files, {*self.special_names.values(), *extra}),
-            )
+            self.kind = "huggingface"
+            given = {name: config.get(f"{name}_id") for name in _ENDS if name not in names}
+            self._backend = HuggingFaceBackend(path, files, declared, given)
         else:
-            self.kind, self._backend = (
-                "sentencepiece",
-                SentencePieceBackend(path, files, {*self.special_names.values(), *extra}),
-            )
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-            if name not in self.special_names and (
-                piece := self._backend.default_special(name, config)
-            ):
-                self.special_names[name] = piece
-                if (
-                    self.kind == "huggingface"
-                ):  # it came from the model's config.json and must outlive it
-                    map_ = json.loads(files.get("special_tokens_map.json", b"{}")) | {name: piece}
+            self.kind = "sentencepiece"
+            self._backend = SentencePieceBackend(path, files, declared)
+        for name in _ENDS:
+            if name not in names and (piece := self._backend.default_special(name)):
+                names[name] = piece
+                if self.kind == "huggingface":  # from the model's config.json, which is not kept
+                    map_[name] = piece
                     files["special_tokens_map.json"] = json.dumps(map_, indent=2).encode()
         self.special_ids = self._backend.special_ids
         self.vocab_size = self._backend.vocab_size
 
-        ids = {name: self._backend.token_id(piece) for name, piece in self.special_names.items()}
-        if ids.get("eos_token") is None:
+        ids = {name: self._backend.token_id(piece) for name, piece in names.items()}
+        if (eos_id := ids.get("eos_token")) is None:
             raise ValueError(
                 f"tokenizer: {path} names no end-of-text token that is in its vocabulary "
-                f"(eos_token: {self.special_names.get('eos_token')!r}); set eos_token in tokenizer_config.json"
+                f"(eos_token: {names.get('eos_token')!r}); set eos_token in tokenizer_config.json"
             )
-        self.eos_id = ids["eos_token"]
-        self.bos_id, self.pad_id, self.unk_id = (
-            ids.get("bos_token"),
-            ids.get("pad_token"),
-            ids.get("unk_token"),
-        )
-        self.special_ids.update(
-            {self.special_names[name]: id_ for name, id_ in ids.items() if id_ is not None}
-        )
-        add_bos = settings.get("add_bos_token")
-        self.add_bos = self.bos_id is not None and (
-            self._backend.adds(self.bos_id) if add_bos is None else bool(add_bos)
-        )
+        self.eos_id = eos_id
+        self.bos_id, self.pad_id = ids.get("bos_token"), ids.get("pad_token")
+        self.unk_id = ids.get("unk_token")
+        self.special_ids |= {names[name]: id_ for name, id_ in ids.items() if id_ is not None}
+        if self.bos_id is None:
+            self.add_bos = False
+        elif settings.get("add_bos_token") is not None:
+            self.add_bos = bool(settings["add_bos_token"])
+        else:
+            self.add_bos = self._backend.adds(self.bos_id)
         self.chat_template = _chat_template(files, settings)
 
-        facts = [
-            self._backend.digest,
-            self.bos_id,
-            self.eos_id,
-            self.pad_id,
-            sorted(self.special_ids.items()),
-        ]
+        ends = [self.bos_id, self.eos_id, self.pad_id]
+        facts = [self._backend.digest, *ends, sorted(self.special_ids.items())]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         self.prefix_bytes = max(0, int(self.byte_lengths()[self.encode("a")].sum()) - 1)
 

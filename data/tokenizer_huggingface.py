@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,14 +19,20 @@ _MARK = "\ufdd0special\ufdd1"
 class HuggingFaceBackend:
     """A `tokenizer.json`, run by the tokenizers library with special tokens in text left as text."""
 
-    def __init__(self, path: str, files: dict[str, bytes], declared: set[str]) -> None:
+    def __init__(
+        self, path: str, files: dict[str, bytes], declared: set[str], ids: dict[str, Any]
+    ) -> None:
+        """`ids`: what the model's `config.json` says of special tokens that the folder's files do not name."""
+        # Where it names several for one, the first is the tokenizer's.
+        self.given = {n: id_[0] if isinstance(id_, list) else id_ for n, id_ in ids.items()}
         # Documents are spread over processes; threads inside each would only get in their way.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             spec = json.loads(files["tokenizer.json"])
             spec |= {"truncation": None, "padding": None}
             for token in spec.get("added_tokens", []):
-                token["special"] = token["special"] or token["content"] in declared
+                named = token["content"] in declared or token["id"] in self.given.values()
+                token["special"] = token["special"] or named
             post_processor, spec["post_processor"] = (
                 spec.get("post_processor"),
                 None,
@@ -49,6 +56,12 @@ class HuggingFaceBackend:
         self.strips = {
             self.ids[p]: (token["lstrip"], token["rstrip"]) for p, token in self.added.items()
         }
+        for piece, id_ in self.special_ids.items():
+            if id_ in self.encode(piece):  # the model has it as a word like any other
+                warnings.warn(
+                    f"{path}: the text {piece!r} inside a document becomes the special token",
+                    stacklevel=4,
+                )
         self.digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
@@ -72,10 +85,9 @@ class HuggingFaceBackend:
         """The id of an entry, special ones included."""
         return self.ids.get(piece)
 
-    def default_special(self, name: str, config: dict[str, Any]) -> str | None:
+    def default_special(self, name: str) -> str | None:
         """The special token of that name where the folder's files say nothing of it."""
-        id_ = config.get(f"{name}_id")
-        id_ = id_[0] if isinstance(id_, list) else id_
+        id_ = self.given.get(name)
         return None if id_ is None else self.model.id_to_token(id_)
 
     def adds(self, bos_id: int) -> bool:

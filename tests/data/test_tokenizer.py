@@ -221,7 +221,19 @@ def test_names_from_the_models_config_outlive_it(tmp_path):
     tokenizer = load_tokenizer(str(tmp_path / "a"))
     assert tokenizer.eos_id == size == tokenizer.special_ids["<|im_end|>"]
     tokenizer.save(tmp_path / "b")
-    assert load_tokenizer(str(tmp_path / "b")).eos_id == size
+    copy = load_tokenizer(str(tmp_path / "b"))
+    assert (copy.eos_id, copy.fingerprint) == (size, tokenizer.fingerprint)
+
+
+def test_a_model_that_takes_typed_special_strings_for_tokens_says_so(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "a": 2}, unk_token="<unk>"))
+    words.add_special_tokens(["</s>"])
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    with pytest.warns(UserWarning, match="'</s>' inside a document becomes the special token"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_pieces_that_a_sentencepiece_folder_calls_special_are_hidden_from_text(tmp_path):
