@@ -43,10 +43,12 @@ class StoredArrays:
         spec = {
             "driver": "zarr",
             "kvstore": {"driver": "ocdbt", "base": base, "path": name},
-            # A chunk that is not there is damage, never zeros. Data is read once: not cached.
+            # A chunk that is not there is damage, never zeros. Data is read once and not cached; a
+            # committed step does not change, so nothing known of it is asked for again.
             "fill_missing_data_reads": False,
             "cache_pool": {"total_bytes_limit": 0},
             "recheck_cached_data": False,
+            "recheck_cached_metadata": False,
         }
         try:
             return ts.open(spec, context=self._context, open=True, read=True).result()
@@ -78,12 +80,12 @@ class StoredArrays:
 
         def place(part: _Part) -> int:
             try:
-                host = part.future.result()
+                host = part.reading.result()
             except ValueError as error:
                 raise self.damage(part.key, error) from error
             for device in part.devices:
                 pieces[part.key][device] = jax.device_put(host, device)
-            return part.num_bytes
+            return host.nbytes
 
         for key, struct in wanted.items():
             stored = self.open(key)
@@ -95,7 +97,7 @@ class StoredArrays:
                 num_bytes = int(part.size) * part.dtype.numpy_dtype.itemsize
                 while reading and held + num_bytes > in_flight_bytes:
                     held -= place(reading.popleft())
-                reading.append(_Part(key, devices, part.read(), num_bytes))
+                reading.append(_Part(key, devices, _Reading(part)))
                 held += num_bytes
         while reading:
             place(reading.popleft())
@@ -158,7 +160,7 @@ class LayerReader:
             self._open[key] = self._stored.open(key)
         stored = self._open[key]
         try:
-            value = (stored if layer is None else stored[layer]).read().result()
+            value = _Reading(stored if layer is None else stored[layer]).result()
         except ValueError as error:
             raise self._condemn(self._stored.damage(key, error)) from error
         parts = self._sums.setdefault(key, {})
@@ -201,12 +203,32 @@ class LayerReader:
         return error
 
 
+class _Reading:
+    """A read under way, layer by layer into our own memory: two to four times as fast as one read of it all."""
+
+    def __init__(self, stored: ts.TensorStore) -> None:
+        self._host = np.empty(stored.shape, stored.dtype.numpy_dtype)
+        target = ts.array(self._host)
+        stored = stored[ts.d[:].translate_to[0]] if stored.rank else stored
+        chunk = stored.chunk_layout.read_chunk.shape or (0,)
+        by_layer = stored.rank > 1 and chunk[0] == 1
+        self._futures = (
+            [target[i].write(stored[i]) for i in range(stored.shape[0])]
+            if by_layer
+            else [target.write(stored)]
+        )
+
+    def result(self) -> np.ndarray:
+        for future in self._futures:
+            future.result()
+        return self._host
+
+
 @dataclass(frozen=True)
 class _Part:
     key: str
     devices: list[Any]
-    future: Any
-    num_bytes: int
+    reading: _Reading
 
 
 def _local_parts(struct: jax.ShapeDtypeStruct) -> list[tuple[Any, list[Any]]]:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -371,6 +372,64 @@ def test_restores_on_another_mesh(tmp_path: Path, root: Path) -> None:
     reader = LayerReader(str(tmp_path), 7)  # sharded layers come back whole
     want = np.random.default_rng(0).normal(size=(4, 16, 8)).astype(np.float32)
     np.testing.assert_array_equal(reader.read("blocks/q", 2), want[2])
+
+
+PROCESSES = """
+import sys
+import jax, numpy as np
+rank, port, run = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.distributed.initialize(f"localhost:{port}", 2, rank)
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from training.checkpoint import Checkpointer, CorruptCheckpoint
+from training.config import CheckpointConfig
+
+mesh = Mesh(np.array(jax.devices()), ("a",))
+value = np.random.default_rng(0).normal(size=(4, 16, 8)).astype(np.float32)
+def put(v, spec):
+    return jax.make_array_from_callback(v.shape, NamedSharding(mesh, spec), lambda i: v[i])
+params = {"blocks": {"w": put(value, P(None, "a"))}, "s": put(np.float32(3), P())}
+wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
+with Checkpointer(run, CheckpointConfig(keep=2)) as checkpointer:
+    for step in (1, 2, 3, 4):
+        checkpointer.save(step, params, None, {})
+
+# Process 1 alone cannot read its part of step 4.
+read = Checkpointer._read
+def broken(self, step, *rest):
+    if step == 4 and rank == 1:
+        raise CorruptCheckpoint(run, step, "array params/blocks/w: gone")
+    return read(self, step, *rest)
+Checkpointer._read = broken
+with Checkpointer(run, CheckpointConfig(keep=2)) as checkpointer:
+    found = checkpointer.restore_newest(wanted, None)
+    assert found.step == 3 and list(found.rejected) == [4], found
+    for shard in found.params["blocks"]["w"].addressable_shards:
+        np.testing.assert_array_equal(np.asarray(shard.data), value[shard.index])
+    checkpointer.save(4, params, None, {"again": True}, wait=True)
+    assert checkpointer.steps() == [3, 4]
+print(rank, found.rejected[4])
+"""
+
+
+def test_two_processes_agree_on_what_is_damaged(tmp_path: Path, root: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESSES, str(rank), port, str(tmp_path)],
+            cwd=root, env={"JAX_PLATFORMS": "cpu"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    (out0, err0), (out1, err1) = (child.communicate(timeout=240) for child in pair)
+    assert "0 process 1: array params/blocks/w: gone" in out0, err0
+    assert "1 array params/blocks/w: gone" in out1, err1
+    assert bad_steps(str(tmp_path)) == {}  # written anew
+    assert read_meta(str(tmp_path), 4)["again"]
+    want = np.random.default_rng(0).normal(size=(4, 16, 8)).astype(np.float32)
+    np.testing.assert_array_equal(LayerReader(str(tmp_path), 4).read("blocks/w", 1), want[1])
 
 
 def read_all(reader: LayerReader) -> Iterator[tuple[str, int | None, np.ndarray]]:
