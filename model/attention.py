@@ -85,14 +85,15 @@ def splash(
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, pad)), constant_values=-1)
     kernel = functools.partial(_splash, unit=unit, interpret=interpret)
-    if mesh is not None and mesh.shape.get("tensor", 1) > 1:
+    if mesh is not None:
+        # A kernel is never partitioned by the compiler: every axis must be manual, of size 1 too.
         heads = P(None, None, "tensor", None)
         kernel = jax.shard_map(
             kernel,
             mesh=jax.sharding.get_abstract_mesh() if _inside_shard_map() else mesh,
             in_specs=(heads, heads, heads, P()),
             out_specs=heads,
-            axis_names={"tensor"},
+            axis_names={"tensor", "sequence"},
             check_vma=False,
         )
     return kernel(q, k, v, segment_ids)[:, :length]

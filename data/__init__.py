@@ -1,0 +1,1 @@
+"""Everything up to the batch: read, convert, tokenize, pack, mix."""
