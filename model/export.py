@@ -243,8 +243,7 @@ def _chat_of(
 ) -> tuple[ChatConfig, str | None]:
     """How the run's conversations were rendered, and the template for transformers to do the same.
 
-    Where streams differ, the one with most rows counts. Text templates leave BOS to the tokenizer, which transformers
-    does not ask for it when it renders a chat: the exported template writes it.
+    Where streams differ, the one with most rows counts.
     """
     streams = (meta.get("recipe") or {}).get("streams") or {}
     counts = meta.get("counts") or {}
@@ -254,12 +253,19 @@ def _chat_of(
         if tokenizer is None or settings.get("convert", "raw") == "raw" or "chat" not in settings:
             continue
         chat = ChatConfig(**settings["chat"])
-        source = template_source(chat, tokenizer)
-        if chat.template in TEXT_TEMPLATES and add_bos:
-            source = "{{- bos_token -}}\n" + source
-        return chat, source
+        return chat, chat_template(chat, tokenizer, add_bos)
     shipped = tokenizer is not None and tokenizer.chat_template is not None
     return ChatConfig(template="tokenizer" if shipped else "plain"), None
+
+
+def chat_template(chat: ChatConfig, tokenizer: Tokenizer, add_bos: bool) -> str:
+    """The Jinja source with which transformers renders a chat to the ids of training.
+
+    Text templates leave BOS to the tokenizer, which transformers does not ask for it when it renders a chat: here the
+    template writes it.
+    """
+    source = template_source(chat, tokenizer)
+    return "{{- bos_token -}}\n" + source if chat.template in TEXT_TEMPLATES and add_bos else source
 
 
 def _material(meta: dict[str, Any], chat: ChatConfig) -> Material:

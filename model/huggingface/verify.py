@@ -436,7 +436,8 @@ def _prompt_length(tokens: np.ndarray) -> int:
 
 def _tie_test(folder: str) -> Callable[[list[int], list[int]], bool] | None:
     """For Unigram models: whether two segmentations score the same within float32's rounding."""
-    spec = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]
+    path = Path(folder) / "tokenizer.json"
+    spec = json.loads(path.read_text())["model"] if path.exists() else {}
     if spec.get("type") != "Unigram":
         return None
     scores = np.array([score for _, score in spec["vocab"]])
