@@ -46,6 +46,8 @@ PARTITION_ROWS = 200
 BYTES_PER_TOKEN = 4.0
 BATCH_BYTES = 1 << 18
 MAX_READERS = 64
+# Held-out conversations are measured as plain text, whatever their corpus is converted to.
+PLAIN = ChatConfig(template="plain", train_on="all", system=None)
 
 Report = Callable[[float], None]
 Stage = Callable[[Iterable[Document]], Iterable[Document]]
@@ -74,6 +76,7 @@ def prepare(config: PrepareConfig) -> dict[str, dict[str, Any]]:
         print_table(cards)
         _say_what_next(config, cards)
     else:
+        job.clean_up()  # a run may have been killed while it did this
         print(f"{config.out_dir}: prepared already, nothing to do.")
     return {name: rows_lib.read_stream(job.out / name) or {} for name in config.corpora}
 
@@ -219,7 +222,8 @@ class _Job:
 
     def clean_up(self) -> None:
         shutil.rmtree(self.spool, ignore_errors=True)
-        self.work.rmtree()
+        if self.work.exists():
+            self.work.rmtree()
 
     def _source_of(self, name: str) -> dict[str, Any]:
         corpus = self.config.corpora[name].model_dump(exclude={"convert", "chat"})
@@ -465,7 +469,6 @@ def _build_partition(task: _PartitionTask, report: Report) -> None:
         for line in read_lines(task.runs, task.buckets):
             document = Document.from_json(line)
             if split.is_held_out(document):
-                # Of copies and the rest alike the same ones are measured on, in whatever partition they are.
                 heldout.append(line.decode().rstrip("\n"))
                 counts["heldout"] += 1
                 continue
@@ -619,7 +622,7 @@ def _finish_heldout(job: _Job, name: str, tasks: list[_PartitionTask]) -> dict[s
     told: Counts = {"documents_out": 0, "tokens_in": 0, "tokens_out": 0, "supervised": 0}
     task = tasks[0]
     documents = (Document.from_json(line) for line in lines)
-    encoded = _encode(task, documents, ChatConfig(), told, [], None, lambda _: None)
+    encoded = _encode(task, documents, PLAIN, told, [], None, lambda _: None)
     rows = pack(_all_text_supervised(encoded, task.tokenizer), job.config.seq_len)
     num_rows = rows_lib.write_shard(folder / rows_lib.shard_name(0, 1), _counted(rows, told))
     counts |= {"tokens": told["tokens_out"], "supervised": told["supervised"], "rows": num_rows}

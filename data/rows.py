@@ -148,15 +148,15 @@ def write_stream(
     Returns:
         What was written.
     """
-    folder = epath.Path(folder)
-    write_metadata(folder, stream["seq_len"], shard_rows)
+    path = epath.Path(folder)
+    write_metadata(path, stream["seq_len"], shard_rows)
     shards = []
     for i, num_rows in enumerate(shard_rows):
         name = shard_name(i, len(shard_rows))
-        shards.append({"file": name, "bytes": (folder / name).stat().length, "rows": num_rows})
+        shards.append({"file": name, "bytes": (path / name).stat().length, "rows": num_rows})
     info = {"format": FORMAT, **stream, "num_rows": sum(shard_rows), "shards": shards}
     info["fingerprint"] = fingerprint(info, card)
-    write_json(folder / "stream.json", info)
+    write_json(path / "stream.json", info)
     return info
 
 
@@ -176,7 +176,7 @@ def read_rows(folder: str | os.PathLike, start: int = 0, stop: int | None = None
     """Rows `start` to `stop` of a finished stream, in the order of its shards."""
     import tensorflow_datasets as tfds
 
-    source = tfds.builder_from_directory(os.fspath(folder)).as_data_source("train")
+    source = tfds.builder_from_directory(os.fspath(folder)).as_data_source("train")  # pyright: ignore[reportCallIssue]
     for i in range(start, len(source) if stop is None else min(stop, len(source))):
         row = source[i]
         yield Row(row["tokens"], row["segment_ids"], row["loss_mask"])

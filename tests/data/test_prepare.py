@@ -267,6 +267,13 @@ def test_a_changed_corpus_leaves_the_others(tmp_path, tokenizer, capsys):
     assert (tmp_path / "o/texts/stream.json").stat().st_mtime_ns == before
 
 
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def kill_when(settings: dict, folder: Path, condition) -> bool:
     """Runs the real command and kills it outright once `condition()`; whether it was still running then."""
     path = folder / "recipe.yaml"
@@ -281,14 +288,30 @@ def kill_when(settings: dict, folder: Path, condition) -> bool:
         time.sleep(0.001)
     alive = process.poll() is None
     if alive:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        pids = children.read_text().split() if children.exists() else []
         process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 60
+        while any(is_running(pid) for pid in pids):
+            assert time.monotonic() < deadline, "workers outlived the command"
+            time.sleep(0.01)
     _, errors = process.communicate()
     assert alive or process.returncode == 0, errors.decode()
     return alive
 
 
-@pytest.mark.parametrize("moment", ["dealing", "first shard", "half of the shards", "heldout"])
-def test_killed_and_run_again_gives_the_same_bytes(moment, tmp_path, tokenizer, prepared):
+@pytest.mark.parametrize(
+    ("moment", "workers"),
+    [
+        ("dealing", 1),
+        ("first shard", 1),
+        ("half of the shards", 1),
+        ("first shard", 2),
+        ("heldout", 1),
+    ],
+)
+def test_killed_and_run_again_gives_the_same_bytes(moment, workers, tmp_path, tokenizer, prepared):
     inputs, reference = prepared
     out = tmp_path / "o"
     conditions = {
@@ -297,7 +320,7 @@ def test_killed_and_run_again_gives_the_same_bytes(moment, tmp_path, tokenizer, 
         "half of the shards": lambda: len(list(out.glob(".work/*/part-*.json"))) >= 4,
         "heldout": lambda: any(out.glob("*/heldout/*.zst")),
     }
-    hit = kill_when(recipe(out, inputs, tokenizer), tmp_path, conditions[moment])
+    hit = kill_when(recipe(out, inputs, tokenizer, workers=workers), tmp_path, conditions[moment])
     assert hit, "the run ended before the moment came"
     assert not (out / "pairs/stream.json").exists()
     kept = {p: p.stat().st_mtime_ns for p in out.glob(".work/*/part-*.json")}
@@ -327,6 +350,42 @@ def test_rows_that_make_no_document_are_kept_with_their_reasons(tmp_path, tokeni
     assert len(kept) == 2 == sum(card["removed"]["read"].values())
     assert any(item["place"].endswith("a.jsonl:43") for item in kept)
     assert card["documents_in"] == 44
+
+
+def test_a_conversation_that_fits_no_template_is_set_aside_and_the_rest_goes_on(
+    tmp_path, tokenizer
+):
+    def conversation(*roles: str) -> list[dict]:
+        return [{"role": role, "content": f"{role} says {i}."} for i, role in enumerate(roles)]
+
+    good = [{"id": str(i), "turns": conversation("user", "assistant") * 3} for i in range(20)]
+    for i, item in enumerate(good):
+        item["turns"][0]["content"] += f" Number {i}."
+    bad = [{"id": "bad", "turns": conversation("assistant", "assistant")}]
+    write_jsonl(tmp_path / "in/a.jsonl", good[:10] + bad + good[10:])
+    settings = recipe(
+        tmp_path / "o", tmp_path / "in", tokenizer, heldout={"fraction": 0.0}, partitions=1
+    )
+    settings["corpora"] = {
+        "talk": {
+            "path": f"{tmp_path}/in/a.jsonl",
+            "fields": {"turns": "turns", "id": "id"},
+            "convert": "conversation",
+            "chat": {"template": "llama2", "train_on": "assistant"},
+        }
+    }
+    run(settings)
+    card = json.loads((tmp_path / "o/talk/card.json").read_text())
+    assert card["documents_in"] == 21
+    assert card["documents_out"] == 20
+    (reasons,) = card["removed"].values()
+    assert sum(reasons.values()) == 1
+    (part,) = (tmp_path / "o/talk/documents").iterdir()
+    assert {d.meta["source_id"] for d in read_documents(part)} == {str(i) for i in range(20)}
+    with zstandard.open(tmp_path / "o/talk/set_aside.jsonl.zst", "rb") as file:
+        (item,) = map(json.loads, file.read().decode().splitlines())
+    assert item["source"] == "talk"
+    assert "assistant says" in item["excerpt"]
 
 
 def test_near_duplicates_without_a_group_are_on_one_side(tmp_path, tokenizer):
