@@ -55,9 +55,9 @@ lint: $(TEST_STAMP)
 # JSON schemas for editors: in VS Code or any editor with the YAML language server, map them to configs/*.yaml.
 schema: $(TRAIN_STAMP)
 	@mkdir -p build
-	@$(RUN) -m configs.schema train > build/train.schema.json
-	@$(RUN) -m configs.schema prepare > build/prepare.schema.json
-	@echo build/train.schema.json build/prepare.schema.json
+	@for kind in train prepare; do \
+		$(RUN) -m configs.schema $$kind > build/$$kind.schema.part; \
+		mv build/$$kind.schema.part build/$$kind.schema.json; echo build/$$kind.schema.json; done
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
