@@ -1,4 +1,4 @@
-"""How fast text becomes packed rows: `python tests/benchmarks/prepare.py [--input FILE.jsonl.gz] [--tokenizer PATH]`.
+"""How fast text becomes packed rows: `python -m tests.benchmarks.prepare [--input FILE.jsonl.gz] [--tokenizer PATH]`.
 
 Prepares one corpus with 1 and with 2 (`--workers`) processes, from JSONL to packed rows, tokenizing included, and prints
 megabytes of text a second by the clock, and to a second of processor time (which other work on the machine does not
