@@ -4,6 +4,7 @@ A run that died goes on by itself when the same command is given again. Exit cod
 told to go (SIGTERM) and saved itself; 1: an error.
 """
 
+import contextlib
 import sys
 from typing import Any
 
@@ -21,14 +22,24 @@ def main(argv: list[str] | None = None) -> int:
 
             print(report(recipe))
             return 0
-        code = train(recipe)
+        from training.steps import CorruptCheckpoint
+        from training.watch import DivergedError
+
+        try:
+            with contextlib.ExitStack() as stack:
+                code = train(recipe, stack)
+        except (CorruptCheckpoint, DivergedError) as error:
+            raise ValueError(str(error)) from error
         if code == 0:
             finish(recipe)
         return code
 
 
-def train(recipe: TrainRecipe) -> int:
-    """The main job, from whatever state the run is in to its end."""
+def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
+    """The main job, from whatever state the run is in to its end; returns the exit code.
+
+    What has to be closed, however the job ends, goes on `stack`.
+    """
     # Imported here, so that --help and a mistyped key answer at once.
     import jax
     import jax.numpy as jnp
@@ -55,13 +66,15 @@ def train(recipe: TrainRecipe) -> int:
 
     # ---------------------------------------------------------------- machine, data, shapes
     start()
-    preemption = Preemption()
     prepare(recipe)
+    preemption = stack.enter_context(contextlib.closing(Preemption()))
     mesh = make_mesh(recipe.mesh)
     check_rows(num_rows, run.accumulate, mesh, field="train.global_batch_rows")
     eval_rows = recipe.eval.batch_rows or num_rows // run.accumulate
     check_rows(eval_rows, 1, mesh, field="eval.batch_rows")
     tokenizer = find_tokenizer(recipe)
+    if tokenizer is None:
+        raise ValueError(f"tokenizer: {recipe.tokenizer} is not there")
     config = find_model(recipe, tokenizer)
     streams = open_streams(recipe.streams, seq_len=run.seq_len, tokenizer=tokenizer)
     data = fingerprint(streams)
@@ -76,10 +89,12 @@ def train(recipe: TrainRecipe) -> int:
     # Own checkpoint > another run > given weights > random: training/state.py.
     resolved = recipe.model_dump(mode="json")
     before = newest_meta(recipe.run_dir) or newest_meta(recipe.resume.from_run or recipe.run_dir)
-    changed = [] if before is None or before["deal"] is None else check_unchanged(
-        before, resolved, data, accept=recipe.resume.accept_changes
+    changed = (
+        []
+        if before is None or before["deal"] is None
+        else check_unchanged(before, resolved, data, accept=recipe.resume.accept_changes)
     )
-    checkpointer = Checkpointer(recipe.run_dir, recipe.checkpoint)
+    checkpointer = stack.enter_context(Checkpointer(recipe.run_dir, recipe.checkpoint))
     with clock("restart"):
         begin = first_state(
             plan,
@@ -106,13 +121,15 @@ def train(recipe: TrainRecipe) -> int:
         checkpointer.save(0, state.params, None, weights, wait=True)
 
     # ---------------------------------------------------------------- logs
-    tracker = Tracker(
-        recipe.run_dir,
-        recipe.tracking,
-        num_steps=num_steps,
-        start_step=step,
-        recipe=resolved,
-        clock=clock,
+    tracker = stack.enter_context(
+        Tracker(
+            recipe.run_dir,
+            recipe.tracking,
+            num_steps=num_steps,
+            start_step=step,
+            recipe=resolved,
+            clock=clock,
+        )
     )
     for bad, reason in begin.rejected.items():
         tracker.event("bad_checkpoint", step=bad, reason=reason)
@@ -127,8 +144,6 @@ def train(recipe: TrainRecipe) -> int:
     for line in changed:
         tracker.say(f"changed since the checkpoint: {line}")
     if num_steps == 0:
-        checkpointer.close()
-        tracker.close()
         return 0
 
     # ---------------------------------------------------------------- compiled functions
@@ -151,6 +166,7 @@ def train(recipe: TrainRecipe) -> int:
         spec=BATCH,
         prefetch=run.prefetch,
     )
+    stack.enter_context(contextlib.closing(feed))
     tracker.event("compile", step=step)
     with clock("compile"):
         batch = next(feed, None)
@@ -220,7 +236,7 @@ def train(recipe: TrainRecipe) -> int:
     if step == 0:
         evaluate(0)
     profile = recipe.tracking.profile
-    while step < num_steps and not told:
+    while batch is not None and not told:
         if profile and step + 1 == profile[0]:
             jax.profiler.start_trace(f"{recipe.run_dir}/profile")
         with clock("step"):
@@ -245,14 +261,10 @@ def train(recipe: TrainRecipe) -> int:
             save(step, row, wait=last)
 
     # ---------------------------------------------------------------- the end
-    feed.close()
-    checkpointer.close()
-    preemption.close()
     done = step == num_steps
     tracker.event("done" if done else "preempted", step=step)
     if not done:
         tracker.say(f"told to go; step {step} is saved, the same command goes on from there")
-    tracker.close()
     return 0 if done else PREEMPTED
 
 
@@ -260,7 +272,9 @@ def prepare(recipe: TrainRecipe) -> None:
     """Makes the streams that are not there, where the recipe says how."""
     from etils import epath
 
-    missing = [s.path for s in recipe.streams.values() if not epath.Path(s.path, "stream.json").exists()]
+    missing = [
+        s.path for s in recipe.streams.values() if not epath.Path(s.path, "stream.json").exists()
+    ]
     if recipe.prepare is None or not missing:
         return
     import jax

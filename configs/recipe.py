@@ -36,9 +36,13 @@ class ExportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     out: str = Field(min_length=1, description="folder to write")
-    dtype: Literal["bf16", "f32"] = Field("bf16", description="precision of the written weights")
+    dtype: Literal["bf16", "f32"] = Field(
+        default="bf16", description="precision of the written weights"
+    )
     max_shard_size: str = Field(
-        "5GB", pattern=r"^[1-9]\d*[KMGT]B$", description="largest safetensors file, such as 500MB"
+        default="5GB",
+        pattern=r"^[1-9]\d*[KMGT]B$",
+        description="largest safetensors file, such as 500MB",
     )
 
 
@@ -50,17 +54,19 @@ class TrainRecipe(BaseModel):
     run_dir: str = Field(
         min_length=1, description="folder of the run: checkpoints, metrics, report"
     )
-    seed: int = Field(0, ge=0, description="of the rows' order and of random initial weights")
+    seed: int = Field(
+        default=0, ge=0, description="of the rows' order and of random initial weights"
+    )
     prepare: str | None = Field(
-        None, description="a preparation recipe, run first when its streams are not there"
+        default=None, description="a preparation recipe, run first when its streams are not there"
     )
     model: ModelConfig
     tokenizer: str | None = Field(
-        None,
+        default=None,
         description="SentencePiece .model, Hugging Face folder or hub id; "
         "default: the one beside model.init_from",
     )
-    streams: dict[str, StreamConfig] = Field({}, description="packed streams, by name")
+    streams: dict[str, StreamConfig] = Field(default={}, description="packed streams, by name")
     mixture: MixtureConfig = MixtureConfig()
     train: TrainConfig
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -70,7 +76,7 @@ class TrainRecipe(BaseModel):
     resume: ResumeConfig = ResumeConfig()
     tracking: TrackingConfig = TrackingConfig()
     export: ExportConfig | None = Field(
-        None, description="write and verify a Hugging Face folder at the end"
+        default=None, description="write and verify a Hugging Face folder at the end"
     )
 
     @property

@@ -17,71 +17,106 @@ class Config(BaseModel):
 class FieldsConfig(Config):
     """Which fields of a source row hold what. Dotted paths reach into objects, lists are joined by a blank line."""
 
-    text: Paths | None = Field(None, description="running text")
-    title: Paths | None = Field(None, description="put before the text, on a line of its own")
-    prompt: Paths | None = Field(None, description="the user's side of a single exchange")
-    input: Paths | None = Field(None, description="further input, put after the prompt on a new line (Alpaca)")
-    response: Paths | None = Field(None, description="the assistant's side of a single exchange")
-    system: Paths | None = Field(None, description="a system prompt")
-    turns: str | None = Field(None, description="a list of turns: {role, content} or {from, value}, or plain strings")
-    id: str | None = Field(None, description="the user's own id, kept as meta.source_id")
-    group: str | None = Field(None, description="rows of one group are held out together or not at all")
+    text: Paths | None = Field(default=None, description="running text")
+    title: Paths | None = Field(
+        default=None, description="put before the text, on a line of its own"
+    )
+    prompt: Paths | None = Field(default=None, description="the user's side of a single exchange")
+    input: Paths | None = Field(
+        default=None, description="further input, put after the prompt on a new line (Alpaca)"
+    )
+    response: Paths | None = Field(
+        default=None, description="the assistant's side of a single exchange"
+    )
+    system: Paths | None = Field(default=None, description="a system prompt")
+    turns: str | None = Field(
+        default=None,
+        description="a list of turns: {role, content} or {from, value}, or plain strings",
+    )
+    id: str | None = Field(default=None, description="the user's own id, kept as meta.source_id")
+    group: str | None = Field(
+        default=None, description="rows of one group are held out together or not at all"
+    )
 
 
 class ChatConfig(Config):
     """How a conversation becomes text, and which of it is supervised."""
 
     template: str = Field(
-        "plain",
+        default="plain",
         description="plain, llama2, llama3, huatuo, tokenizer (the template shipped with it), "
         "or a path to a Jinja chat template",
     )
-    train_on: Literal["all", "assistant"] = Field("all", description="which turns are supervised")
-    system: str | None = Field(None, description="system prompt for conversations that bring none")
+    train_on: Literal["all", "assistant"] = Field(
+        default="all", description="which turns are supervised"
+    )
+    system: str | None = Field(
+        default=None, description="system prompt for conversations that bring none"
+    )
 
 
 class CorpusConfig(Config):
     """One corpus: where it is, how it is read, what it is turned into."""
 
-    path: Paths = Field(description="file, folder, glob, hub id or TFDS name; local, gs:// or s3://")
-    format: Literal["auto", "text", "jsonl", "json", "csv", "parquet", "huggingface", "tfds"] = "auto"
-    name: str | None = Field(None, description="configuration name of a Hugging Face data set")
-    split: str = Field("train", description="split of a Hugging Face or TFDS data set")
-    revision: str | None = Field(None, description="revision of a Hugging Face data set")
+    path: Paths = Field(
+        description="file, folder, glob, hub id or TFDS name; local, gs:// or s3://"
+    )
+    format: Literal["auto", "text", "jsonl", "json", "csv", "parquet", "huggingface", "tfds"] = (
+        "auto"
+    )
+    name: str | None = Field(
+        default=None, description="configuration name of a Hugging Face data set"
+    )
+    split: str = Field(default="train", description="split of a Hugging Face or TFDS data set")
+    revision: str | None = Field(default=None, description="revision of a Hugging Face data set")
     fields: FieldsConfig = FieldsConfig()
     convert: Literal["raw", "conversation"] = "raw"
     chat: ChatConfig = ChatConfig()
-    limit: int | None = Field(None, ge=1, description="read at most so many documents")
+    limit: int | None = Field(default=None, ge=1, description="read at most so many documents")
 
 
 class SentencePieceConfig(Config):
     """Train a SentencePiece model on the corpora of the recipe."""
 
-    vocab_size: int = Field(4096, ge=300)
+    vocab_size: int = Field(default=4096, ge=300)
     model_type: Literal["bpe", "unigram"] = "bpe"
-    sample_mb: float = Field(200.0, gt=0, description="text to train on, at most; drawn by document id")
+    sample_mb: float = Field(
+        default=200.0, gt=0, description="text to train on, at most; drawn by document id"
+    )
 
 
 class HeldOutConfig(Config):
     """Which documents are kept from training, to measure on. Decided once, over all corpora together."""
 
-    fraction: float = Field(0.02, ge=0, lt=1, description="share of groups held out")
-    max_documents: int = Field(2000, ge=1, description="keep at most so many held-out documents per corpus to measure on")
+    fraction: float = Field(default=0.02, ge=0, lt=1, description="share of groups held out")
+    max_documents: int = Field(
+        default=2000,
+        ge=1,
+        description="keep at most so many held-out documents per corpus to measure on",
+    )
 
 
 class PrepareConfig(Config):
     """A preparation recipe: raw corpora into converted documents and packed streams."""
 
     out_dir: Path
-    tokenizer: Path | None = Field(None, description="a SentencePiece .model or a Hugging Face tokenizer folder")
-    train_tokenizer: SentencePieceConfig | None = Field(None, description="train one instead")
-    seq_len: int = Field(2048, ge=8)
-    add_bos: Literal["auto"] | bool = Field("auto", description="begin every document with BOS; auto: the tokenizer's default")
-    add_eos: bool = Field(True, description="end every document with EOS")
-    partitions: int | None = Field(None, ge=1, le=4096, description="default: 64, fewer for small corpora")
+    tokenizer: Path | None = Field(
+        default=None, description="a SentencePiece .model or a Hugging Face tokenizer folder"
+    )
+    train_tokenizer: SentencePieceConfig | None = Field(
+        default=None, description="train one instead"
+    )
+    seq_len: int = Field(default=2048, ge=8)
+    add_bos: Literal["auto"] | bool = Field(
+        default="auto", description="begin every document with BOS; auto: the tokenizer's default"
+    )
+    add_eos: bool = Field(default=True, description="end every document with EOS")
+    partitions: int | None = Field(
+        default=None, ge=1, le=4096, description="default: 64, fewer for small corpora"
+    )
     heldout: HeldOutConfig = HeldOutConfig()
     corpora: dict[str, CorpusConfig] = Field(min_length=1)
-    workers: int | None = Field(None, ge=1, description="processes; default: one per core")
+    workers: int | None = Field(default=None, ge=1, description="processes; default: one per core")
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "PrepareConfig":
@@ -98,10 +133,15 @@ class StreamConfig(Config):
 
     path: Path = Field(description="a folder written by data.prepare")
     weight: Annotated[float, Field(ge=0)] | Points = Field(
-        1.0, description="share of tokens; for mixture.schedule=piecewise also [[progress, weight], ...]"
+        default=1.0,
+        description="share of tokens; for mixture.schedule=piecewise also [[progress, weight], ...]",
     )
-    priority: float | None = Field(None, gt=0, description="for mixture.schedule=priority")
-    epochs: float | None = Field(None, gt=0, description="for mixture.schedule=priority: repeats of the stream, default 1")
+    priority: float | None = Field(default=None, gt=0, description="for mixture.schedule=priority")
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description="for mixture.schedule=priority: repeats of the stream, default 1",
+    )
 
 
 class MixtureConfig(Config):

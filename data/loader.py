@@ -13,7 +13,7 @@ import functools
 import hashlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -52,7 +52,7 @@ def batches(
     mesh: Mesh,
     spec: PartitionSpec,
     prefetch: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of the rows `start_row` to `stop_row` of a run, in order.
 
     Args:
@@ -329,7 +329,9 @@ def _open_rows(stream: Stream) -> Any:
     return source
 
 
-def _on_devices(source: _LocalBatches, layout: _Layout, prefetch: int) -> Iterator[Batch]:
+def _on_devices(
+    source: _LocalBatches, layout: _Layout, prefetch: int
+) -> Generator[Batch, None, None]:
     """Batches on the devices, made ahead by threads that end with the iterator."""
     import grain
 
@@ -360,7 +362,7 @@ def _on_devices(source: _LocalBatches, layout: _Layout, prefetch: int) -> Iterat
         finally:
             reader.close()
 
-    def consume() -> Iterator[Batch]:
+    def consume() -> Generator[Batch, None, None]:
         thread = threading.Thread(target=work, name="batches", daemon=True)
         thread.start()
         try:

@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Model:
@@ -144,7 +142,9 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
                 found = checkpointer.restore(step, plan.abstract.params, None)
         assert found is not None, "there are good steps"
         for bad, reason in found.rejected.items():
-            print(f"warning: checkpoint step {bad} is damaged ({reason}); measuring step {found.step}")
+            print(
+                f"warning: checkpoint step {bad} is damaged ({reason}); measuring step {found.step}"
+            )
         add_bos = found.meta["tokenizer"]["add_bos"]
         return Model(source, found.step, config, plan, found.params, tokenizer, add_bos)
     if step is not None:
@@ -161,12 +161,12 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
 def _first_readable(read_meta: Any, run_dir: str, steps: list[int]) -> dict[str, Any]:
     from training.steps import CorruptCheckpoint
 
-    for step in reversed(steps):
+    for step in steps[:0:-1]:
         try:
             return read_meta(run_dir, step)
-        except CorruptCheckpoint as error:
-            last = error
-    raise last
+        except CorruptCheckpoint:
+            continue  # the restore will say what is wrong with it
+    return read_meta(run_dir, steps[0])
 
 
 def _with_own_recipe(words: list[str]) -> list[str]:
@@ -185,7 +185,9 @@ def _with_own_recipe(words: list[str]) -> list[str]:
 def _print(scores: dict[str, Any]) -> None:
     print(f"{scores['model']}" + (f", step {scores['step']}" if scores["step"] is not None else ""))
     width = max((len(name) for name in scores["streams"]), default=6)
-    print(f"{'stream':<{width}}  {'loss':>8}  {'bits/byte':>9}  {'95 % interval':>17}  {'tokens':>9}")
+    print(
+        f"{'stream':<{width}}  {'loss':>8}  {'bits/byte':>9}  {'95 % interval':>17}  {'tokens':>9}"
+    )
     for name, s in scores["streams"].items():
         low, high = s["bits_per_byte_interval"]
         print(

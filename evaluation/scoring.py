@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,9 @@ class HeldOut:
 
     def interval(self, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
         """The middle 95 % of bits per byte over rows drawn with replacement."""
-        drawn = np.random.default_rng(seed).integers(0, len(self.row_nats), (draws, len(self.row_nats)))
+        drawn = np.random.default_rng(seed).integers(
+            0, len(self.row_nats), (draws, len(self.row_nats))
+        )
         nats, sizes = self.row_nats[drawn].sum(1), np.maximum(self.row_bytes[drawn].sum(1), 1)
         low, high = np.quantile(nats / (math.log(2) * sizes), [0.025, 0.975])
         return float(low), float(high)
@@ -51,7 +54,7 @@ def bits_per_byte(nats: float, num_bytes: int) -> float:
 def score_heldout(
     eval_step: Callable[..., dict[str, jax.Array]],
     params: dict,
-    batches: Iterable[dict[str, jax.Array]],
+    batches: Iterable[Any],
     byte_lengths: jax.Array,
 ) -> HeldOut:
     """Adds up an evaluation step (`training.step.make_eval_step`, jitted) over held-out batches.
@@ -69,9 +72,7 @@ def score_heldout(
     return HeldOut(float(row_nats.sum()), tokens, int(row_bytes.sum()), row_nats, row_bytes)
 
 
-def spread_byte_lengths(
-    byte_lengths: np.ndarray, config: LlamaConfig, mesh: Mesh
-) -> jax.Array:
+def spread_byte_lengths(byte_lengths: np.ndarray, config: LlamaConfig, mesh: Mesh) -> jax.Array:
     """A tokenizer's byte lengths on every device, the vocabulary's padding standing for no text."""
     padded = np.zeros(config.padded_vocab_size, np.int32)
     padded[: len(byte_lengths)] = byte_lengths

@@ -12,7 +12,7 @@ A token sees itself and the earlier tokens of its own segment. Softmax is float3
 import functools
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,22 @@ SAVED = "attention"  # what rematerialisation may keep of a layer: the output of
 _LANES = 128  # a TPU kernel's rows are multiples of this
 
 
-def select(kind: Kind, platform: str, compute_dtype: jnp.dtype, mesh: Mesh | None = None) -> tuple[str, Attend]:
+def select(
+    kind: Kind, platform: str, compute_dtype: jnp.dtype, mesh: Mesh | None = None
+) -> tuple[str, Attend]:
     """The implementation for a platform ("cpu", "gpu", "tpu"); `auto` takes the best that works there."""
     if kind == "auto":
-        kind = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
+        kind = "splash" if platform == "tpu" else "cudnn" if platform == "gpu" else "xla"
         if kind == "cudnn" and (reason := _why_not_cudnn(compute_dtype)):
-            logging.getLogger("lectern").warning("attention: cudnn not used (%s); using xla", reason)
+            logging.getLogger("lectern").warning(
+                "attention: cudnn not used (%s); using xla", reason
+            )
             kind = "xla"
     if kind == "splash":
         if mesh is not None and mesh.shape.get("sequence", 1) > 1:
-            raise ValueError("train.attention: splash needs mesh.sequence=1; set train.attention=xla")
+            raise ValueError(
+                "train.attention: splash needs mesh.sequence=1; set train.attention=xla"
+            )
         return kind, functools.partial(splash, mesh=mesh, interpret=platform != "tpu")
     return kind, {"xla": xla, "cudnn": cudnn}[kind]
 
@@ -59,7 +65,7 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """cuDNN's flash attention; grouped heads are its own."""
+    """CuDNN's flash attention; grouped heads are its own."""
     mask = visible(segment_ids)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
@@ -116,7 +122,7 @@ def _splash(
         use_fused_bwd_kernel=True,
     )
     mask = sa.MultiHeadMask([sa.CausalMask((T, T))] * (N // K))
-    kernel = sa.make_splash_mqa(
+    kernel: Any = sa.make_splash_mqa(
         mask,
         block_sizes=sizes,
         head_shards=1,
@@ -142,7 +148,9 @@ def _why_not_cudnn(compute_dtype: jnp.dtype) -> str | None:
     x = jnp.ones((1, 128, 2, 64), compute_dtype)
     segments = jnp.ones((1, 128), jnp.int32)
     try:
-        jax.block_until_ready(jax.grad(lambda q: cudnn(q, x, x, segments).astype(jnp.float32).sum())(x))
+        jax.block_until_ready(
+            jax.grad(lambda q: cudnn(q, x, x, segments).astype(jnp.float32).sum())(x)
+        )
     except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
         return str(error).splitlines()[0]
     return None

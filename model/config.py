@@ -38,7 +38,9 @@ class LlamaConfig(Config):
     family: Literal["llama", "mistral"] = "llama"
     vocab_size: int = Field(ge=2)
     vocab_multiple: int = Field(
-        1, ge=1, description="pad the vocabulary to a multiple, for sharding; undone on export"
+        default=1,
+        ge=1,
+        description="pad the vocabulary to a multiple, for sharding; undone on export",
     )
     embed_dim: int = Field(ge=1)
     mlp_dim: int = Field(ge=1)
@@ -46,14 +48,14 @@ class LlamaConfig(Config):
     num_heads: int = Field(ge=1)
     num_kv_heads: int = Field(ge=1)
     head_dim: int = Field(ge=2)
-    max_seq_len: int = Field(2048, ge=1, description="max_position_embeddings")
-    rope_theta: float = Field(10_000.0, gt=0)
+    max_seq_len: int = Field(default=2048, ge=1, description="max_position_embeddings")
+    rope_theta: float = Field(default=10_000.0, gt=0)
     rope_scaling: RopeScaling | None = None
-    norm_eps: float = Field(1e-5, gt=0)
-    tied_head: bool = Field(False, description="the head is the transposed embedding table")
-    attention_bias: bool = Field(False, description="biases on q, k, v and o")
-    mlp_bias: bool = Field(False, description="biases on gate, up and down")
-    init_std: float = Field(0.02, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0)
+    tied_head: bool = Field(default=False, description="the head is the transposed embedding table")
+    attention_bias: bool = Field(default=False, description="biases on q, k, v and o")
+    mlp_bias: bool = Field(default=False, description="biases on gate, up and down")
+    init_std: float = Field(default=0.02, gt=0)
 
     @property
     def padded_vocab_size(self) -> int:
@@ -77,32 +79,33 @@ class ModelConfig(Config):
     """A recipe's `model`: a preset or a Hugging Face folder; any other field overrides its shape."""
 
     preset: str | None = Field(
-        None, description="a name of PRESETS: tiny, llama2_7b, llama3_8b, ..."
+        default=None, description="a name of PRESETS: tiny, llama2_7b, llama3_8b, ..."
     )
     init_from: str | None = Field(
-        None, description="a Hugging Face folder, hub id or run directory to take weights from"
+        default=None,
+        description="a Hugging Face folder, hub id or run directory to take weights from",
     )
-    revision: str | None = Field(None, description="revision of a hub id")
+    revision: str | None = Field(default=None, description="revision of a hub id")
     vocab_size: int | None = Field(
-        None, ge=2, description="default: the preset's; tiny presets take the tokenizer's"
+        default=None, ge=2, description="default: the preset's; tiny presets take the tokenizer's"
     )
     vocab_multiple: int | None = Field(
-        None, ge=1, description="pad the vocabulary to a multiple, for sharding"
+        default=None, ge=1, description="pad the vocabulary to a multiple, for sharding"
     )
-    embed_dim: int | None = Field(None, ge=1)
-    mlp_dim: int | None = Field(None, ge=1)
-    num_layers: int | None = Field(None, ge=1)
-    num_heads: int | None = Field(None, ge=1)
-    num_kv_heads: int | None = Field(None, ge=1)
-    head_dim: int | None = Field(None, ge=2)
-    max_seq_len: int | None = Field(None, ge=1)
-    rope_theta: float | None = Field(None, gt=0)
+    embed_dim: int | None = Field(default=None, ge=1)
+    mlp_dim: int | None = Field(default=None, ge=1)
+    num_layers: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1)
+    num_kv_heads: int | None = Field(default=None, ge=1)
+    head_dim: int | None = Field(default=None, ge=2)
+    max_seq_len: int | None = Field(default=None, ge=1)
+    rope_theta: float | None = Field(default=None, gt=0)
     rope_scaling: RopeScaling | None = None
-    norm_eps: float | None = Field(None, gt=0)
+    norm_eps: float | None = Field(default=None, gt=0)
     tied_head: bool | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
-    init_std: float | None = Field(None, gt=0)
+    init_std: float | None = Field(default=None, gt=0)
 
 
 def resolve(

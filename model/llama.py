@@ -27,7 +27,9 @@ from model.config import LlamaConfig
 from model.rope import inverse_frequencies, positions_of, rotate, rotations
 
 Params = dict[str, Any]
-Gather = Callable[[str, Params], Params]  # ("blocks", one layer's weights) -> the same, whole and cast
+Gather = Callable[
+    [str, Params], Params
+]  # ("blocks", one layer's weights) -> the same, whole and cast
 Remat = Literal["none", "attention", "full"]
 
 _GATHERED = "gathered"
@@ -53,6 +55,7 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> the same."""
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (wide * inverse * self.scale[...]).astype(x.dtype)
@@ -82,6 +85,7 @@ class Attention(nnx.Module):
         segment_ids: jax.Array,
         attend: Attend,
     ) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
         q = jnp.einsum("BTD,DNH->BTNH", x, self.q[...])
         k = jnp.einsum("BTD,DKH->BTKH", x, self.k[...])
         v = jnp.einsum("BTD,DKH->BTKH", x, self.v[...])
@@ -109,6 +113,7 @@ class Mlp(nnx.Module):
             self.down_bias = nnx.Param(jnp.zeros((D,)), names=("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
         gate = jnp.einsum("BTD,DF->BTF", x, self.gate[...])
         up = jnp.einsum("BTD,DF->BTF", x, self.up[...])
         if self.has_bias:
@@ -133,6 +138,7 @@ class Block(nnx.Module):
         segment_ids: jax.Array,
         attend: Attend,
     ) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
         x = x + self.attn(self.attn_norm(x), rotation, segment_ids, attend)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -187,9 +193,9 @@ def param_names(config: LlamaConfig) -> Params:
     for path, variable in state.flat_state():
         part = names
         for key in path[:-1]:
-            part = part.setdefault(key, {})
+            part = part.setdefault(str(key), {})
         layers = ("layers",) if path[0] == "blocks" else ()
-        part[path[-1]] = layers + tuple(variable.get_metadata("names"))
+        part[str(path[-1])] = layers + tuple(variable.get_metadata("names"))
     return names
 
 
@@ -276,5 +282,7 @@ def _rematerialised(layer: Callable, remat: Remat) -> Callable:
     return jax.checkpoint(layer, policy=policy, prevent_cse=False)
 
 
-def _normal(rngs: nnx.Rngs, std: float, shape: tuple[int, ...], names: tuple[str, ...]) -> nnx.Param:
+def _normal(
+    rngs: nnx.Rngs, std: float, shape: tuple[int, ...], names: tuple[str, ...]
+) -> nnx.Param:
     return nnx.Param(std * jax.random.normal(rngs.params(), shape), names=names)

@@ -33,7 +33,13 @@ def realdata() -> Path:
 @pytest.fixture(scope="session")
 def sample_streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample corpora prepared in rows of 128 tokens: biomedicine, instructions, tokenizer."""
-    from data.config import CorpusConfig, FieldsConfig, HeldOutConfig, PrepareConfig, SentencePieceConfig
+    from data.config import (
+        CorpusConfig,
+        FieldsConfig,
+        HeldOutConfig,
+        PrepareConfig,
+        SentencePieceConfig,
+    )
     from data.prepare import prepare
 
     out = tmp_path_factory.mktemp("sample") / "prepared"

@@ -60,7 +60,9 @@ def main() -> int:
         elif kind == "loss":
             die_at_loss(signal.Signals[number], int(rest[0]))
         else:
-            run_dir = next(o for o in overrides if o.startswith("run_dir=")).removeprefix("run_dir=")
+            run_dir = next(o for o in overrides if o.startswith("run_dir=")).removeprefix(
+                "run_dir="
+            )
             die_at_path(signal.Signals[number], run_dir, rest[0])
     import train
 

@@ -20,9 +20,21 @@ pytestmark = pytest.mark.slow
 
 STEPS = 12
 RECIPE = {
-    "model": {"preset": "tiny", "num_layers": 2, "embed_dim": 64, "mlp_dim": 96, "num_heads": 4,
-              "num_kv_heads": 2, "head_dim": 16},
-    "train": {"num_steps": STEPS, "seq_len": 128, "global_batch_rows": 4, "compute_dtype": "float32"},
+    "model": {
+        "preset": "tiny",
+        "num_layers": 2,
+        "embed_dim": 64,
+        "mlp_dim": 96,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+    },
+    "train": {
+        "num_steps": STEPS,
+        "seq_len": 128,
+        "global_batch_rows": 4,
+        "compute_dtype": "float32",
+    },
     "optimizer": {"peak_lr": 1e-3, "warmup_steps": 2},
     "checkpoint": {"every_steps": 4, "keep": 2},
     "eval": {"every_steps": 6, "max_rows": 8},
@@ -34,7 +46,9 @@ RECIPE = {
 def recipe(sample_streams, tmp_path_factory):
     """A short training recipe on the sample corpora."""
     folder = tmp_path_factory.mktemp("restart")
-    streams = {name: {"path": str(sample_streams / name)} for name in ("biomedicine", "instructions")}
+    streams = {
+        name: {"path": str(sample_streams / name)} for name in ("biomedicine", "instructions")
+    }
     path = folder / "recipe.yaml"
     tokenizer = str(sample_streams / "tokenizer")
     whole = RECIPE | {"run_dir": str(folder / "x"), "tokenizer": tokenizer, "streams": streams}
@@ -93,7 +107,9 @@ def assert_same_end(run_dir, undisturbed):
     for key in ours:
         assert ours[key].tobytes() == theirs[key].tobytes(), f"{key} differs"
     # The optimizer's moments and everything else in the commit, by digest.
-    assert read_meta(str(run_dir), STEPS)["digests"] == read_meta(str(undisturbed), STEPS)["digests"]
+    assert (
+        read_meta(str(run_dir), STEPS)["digests"] == read_meta(str(undisturbed), STEPS)["digests"]
+    )
     losses = [
         {line["step"]: line["loss"] for line in log(run) if "loss" in line}
         for run in (run_dir, undisturbed)
@@ -137,9 +153,11 @@ MOMENTS = {
     ),
     "inside the last save": (
         f"SIGKILL:path:checkpoints/{STEPS}.orbax-checkpoint-tmp*",
-        lambda run: tmp_steps(run)
-        and events(run)[-1] == ("saving", STEPS)
-        and STEPS not in committed_steps(str(run)),
+        lambda run: (
+            tmp_steps(run)
+            and events(run)[-1] == ("saving", STEPS)
+            and STEPS not in committed_steps(str(run))
+        ),
     ),
 }
 
@@ -206,7 +224,9 @@ def delete(run_dir):
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, delete])
-def test_a_damaged_newest_step_is_named_and_the_one_before_used(damage, recipe, undisturbed, tmp_path):
+def test_a_damaged_newest_step_is_named_and_the_one_before_used(
+    damage, recipe, undisturbed, tmp_path
+):
     """By train.py, evaluation.run and model.export alike, each finding it for itself."""
     import shutil
 

@@ -8,8 +8,10 @@ class MeshConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    slices: int = Field(1, ge=1, description="TPU slices joined by the data-centre network")
-    data: int = Field(1, ge=1, description="copies of the weights inside a slice")
-    fsdp: int = Field(-1, ge=-1, description="ways the weights and optimizer state are split")
-    tensor: int = Field(1, ge=1, description="ways heads, mlp and vocabulary are split")
-    sequence: int = Field(1, ge=1, description="ways a row's tokens are split")
+    slices: int = Field(default=1, ge=1, description="TPU slices joined by the data-centre network")
+    data: int = Field(default=1, ge=1, description="copies of the weights inside a slice")
+    fsdp: int = Field(
+        default=-1, ge=-1, description="ways the weights and optimizer state are split"
+    )
+    tensor: int = Field(default=1, ge=1, description="ways heads, mlp and vocabulary are split")
+    sequence: int = Field(default=1, ge=1, description="ways a row's tokens are split")

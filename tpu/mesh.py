@@ -21,7 +21,9 @@ from tpu.config import MeshConfig
 AXES = ("slice", "data", "fsdp_x", "fsdp_y", "tensor", "sequence")
 FSDP = ("fsdp_x", "fsdp_y")
 REPLICAS = ("slice", "data")
-ROWS = REPLICAS + FSDP  # the axes that share out a batch's rows; the training step is manual over them
+ROWS = (
+    REPLICAS + FSDP
+)  # the axes that share out a batch's rows; the training step is manual over them
 BATCH = P(ROWS, "sequence")  # of [B, T]
 
 # Logical axis name of a parameter -> mesh axes. A name that is not here is an error.
@@ -43,7 +45,9 @@ def axis_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    sizes = {name: getattr(config, name) for name in ("slices", "data", "fsdp", "tensor", "sequence")}
+    sizes = {
+        name: getattr(config, name) for name in ("slices", "data", "fsdp", "tensor", "sequence")
+    }
     if config.fsdp == 0:
         raise ValueError("mesh.fsdp: 0 is no size; -1 takes the devices that the other axes leave")
     others = math.prod(size for name, size in sizes.items() if name != "fsdp")
@@ -126,9 +130,9 @@ def _ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
 def _fsdp_shape(sizes: dict[str, int], devices: Sequence[Any]) -> tuple[int, int]:
     """(x, y) for fsdp: two axes along a TPU torus when it covers the slice, else one."""
     fsdp = sizes["fsdp"]
-    coords = [getattr(d, "coords", None) for d in devices]
+    coords = [d.coords for d in devices if getattr(d, "coords", None) is not None]
     alone = sizes["data"] == sizes["tensor"] == sizes["sequence"] == 1
-    if not alone or any(c is None for c in coords):
+    if not alone or len(coords) < len(devices):
         return fsdp, 1
     first = max(c[0] for c in coords) - min(c[0] for c in coords) + 1
     if 1 < first < fsdp and fsdp % first == 0:

@@ -3,6 +3,7 @@
 import os
 import signal
 from types import FrameType
+from typing import Any
 
 import jax
 
@@ -47,7 +48,7 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def peak_flops(device: jax.Device) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """Dense bfloat16 FLOP/s of a device; None where no data sheet speaks of it (a CPU)."""
     kinds = sorted(PEAK_FLOPS, key=len, reverse=True)
     return next((PEAK_FLOPS[k] for k in kinds if device.device_kind.startswith(k)), None)

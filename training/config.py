@@ -14,63 +14,86 @@ class Config(BaseModel):
 class SpikeConfig(Config):
     """Stop when the loss stays high: its running median over `window` steps above `factor` x the best one."""
 
-    factor: float = Field(1.5, gt=1)
-    window: int = Field(50, ge=2)
+    factor: float = Field(default=1.5, gt=1)
+    window: int = Field(default=50, ge=2)
 
 
 class TrainConfig(Config):
     """Steps, rows and how a step computes."""
 
     num_steps: int = Field(ge=0, description="0 writes the initial state as a checkpoint")
-    seq_len: int = Field(2048, ge=8)
-    global_batch_rows: int = Field(ge=1, description="rows per step over all devices and accumulation steps")
-    accumulate: int = Field(1, ge=1, description="split every device's rows into so many passes")
+    seq_len: int = Field(default=2048, ge=8)
+    global_batch_rows: int = Field(
+        ge=1, description="rows per step over all devices and accumulation steps"
+    )
+    accumulate: int = Field(
+        default=1, ge=1, description="split every device's rows into so many passes"
+    )
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     grad_reduce_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of the gradients' cross-chip sum"
+        default="float32", description="precision of the gradients' cross-chip sum"
     )
-    z_loss: float = Field(0.0, ge=0)
-    loss_chunk: int = Field(1024, ge=1, description="tokens whose logits are held at once, per device")
+    z_loss: float = Field(default=0.0, ge=0)
+    loss_chunk: int = Field(
+        default=1024, ge=1, description="tokens whose logits are held at once, per device"
+    )
     remat: Literal["none", "attention", "full"] = Field(
-        "attention", description="what is kept for the backward pass: all, the attention output, only layer inputs"
+        default="attention",
+        description="what is kept for the backward pass: all, the attention output, only layer inputs",
     )
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     stop_on_spike: SpikeConfig | None = None
-    prefetch: int = Field(2, ge=1, description="batches made ahead")
+    prefetch: int = Field(default=2, ge=1, description="batches made ahead")
 
 
 class OptimizerConfig(Config):
     """AdamW with a warmed-up schedule."""
 
-    peak_lr: float = Field(1e-5, gt=0)
-    end_lr: float = Field(0.0, ge=0, description="where the schedule ends")
-    warmup_steps: int = Field(0, ge=0)
-    warmup_from: float = Field(0.0, ge=0, description="where warm-up begins: an annealed base's last rate when re-warming")
+    peak_lr: float = Field(default=1e-5, gt=0)
+    end_lr: float = Field(default=0.0, ge=0, description="where the schedule ends")
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_from: float = Field(
+        default=0.0,
+        ge=0,
+        description="where warm-up begins: an annealed base's last rate when re-warming",
+    )
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    decay_steps: int | None = Field(None, ge=1, description="wsd: steps of the final decay; default a tenth of the run")
-    schedule_steps: int | None = Field(None, ge=1, description="steps the schedule is laid over; default train.num_steps")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0, description="never on norms and biases")
+    decay_steps: int | None = Field(
+        default=None, ge=1, description="wsd: steps of the final decay; default a tenth of the run"
+    )
+    schedule_steps: int | None = Field(
+        default=None, ge=1, description="steps the schedule is laid over; default train.num_steps"
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0, description="never on norms and biases")
     decay_embeddings: bool = True
-    clip_norm: float | None = Field(1.0, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
 
 
 class CheckpointConfig(Config):
     """When checkpoints are written and which are kept."""
 
-    every_steps: int = Field(500, ge=1)
-    keep: int = Field(3, ge=1, description="newest steps to keep")
-    keep_every: int | None = Field(None, ge=1, description="also keep every step divisible by this")
-    save_concurrent_gb: float = Field(1.0, gt=0, description="bounds host memory while saving")
+    every_steps: int = Field(default=500, ge=1)
+    keep: int = Field(default=3, ge=1, description="newest steps to keep")
+    keep_every: int | None = Field(
+        default=None, ge=1, description="also keep every step divisible by this"
+    )
+    save_concurrent_gb: float = Field(
+        default=1.0, gt=0, description="bounds host memory while saving"
+    )
 
 
 class ResumeConfig(Config):
     """What a restart may do, and where another run is carried on."""
 
-    from_run: str | None = Field(None, description="a run directory to go on from, optimizer state and all")
-    accept_changes: bool = Field(False, description="go on although the recipe differs from the checkpoint's")
+    from_run: str | None = Field(
+        default=None, description="a run directory to go on from, optimizer state and all"
+    )
+    accept_changes: bool = Field(
+        default=False, description="go on although the recipe differs from the checkpoint's"
+    )
 
 
 class WandbConfig(Config):
@@ -84,7 +107,9 @@ class WandbConfig(Config):
 class TrackingConfig(Config):
     """Where a run's numbers go, besides the console."""
 
-    every_steps: int = Field(10, ge=1)
+    every_steps: int = Field(default=10, ge=1)
     tensorboard: bool = True
     wandb: WandbConfig | None = None
-    profile: tuple[int, int] | None = Field(None, description="[first step, last step] of a profiler window")
+    profile: tuple[int, int] | None = Field(
+        default=None, description="[first step, last step] of a profiler window"
+    )

@@ -56,9 +56,7 @@ def _forward(hidden, kernel, targets, weights, z_loss, chunk, vocab_size):
         scale = (weight * (1 + 2 * z_loss * lse))[:, None]
         logits_grad = (scale * probabilities - jnp.where(hit, weight[:, None], 0)).astype(h.dtype)
         hidden_grad = jnp.einsum("CV,DV->CD", logits_grad, kernel)
-        kernel_grad += jnp.einsum(
-            "CD,CV->DV", h, logits_grad, preferred_element_type=jnp.float32
-        )
+        kernel_grad += jnp.einsum("CD,CV->DV", h, logits_grad, preferred_element_type=jnp.float32)
         total += jnp.sum(weight * (nll + z_loss * lse**2))
         return (total, kernel_grad), (nll, hidden_grad)
 

@@ -4,12 +4,15 @@ A base model that was annealed to a small rate is re-warmed: `warmup_from` is wh
 ended, `peak_lr` how high it goes again (Ibrahim et al., arXiv 2403.08763).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import optax
 
 from training.config import OptimizerConfig
 
 
-def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[Any], Any]:
     """Step -> rate. Step 0 is the first update; the warm-up ends at step `warmup_steps`."""
     total = config.schedule_steps or max(num_steps, 1)
     warmup = config.warmup_steps

@@ -97,9 +97,7 @@ def first_state(
 
         params = load_params(init_from, plan.config, plan.specs, plan.mesh, revision=revision)
         return _fresh(plan, params, f"weights of {init_from}", True)
-    init = jax.jit(
-        lambda key: init_params(plan.config, key), out_shardings=plan.shardings.params
-    )
+    init = jax.jit(lambda key: init_params(plan.config, key), out_shardings=plan.shardings.params)
     return _fresh(plan, init(jax.random.key(seed)), f"random weights, seed {seed}", False)
 
 

@@ -10,7 +10,7 @@ accumulation passes, divided by their number: never a mean of means.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from training.config import TrainConfig
 from training.loss import cross_entropy
 
 Metrics = dict[str, jax.Array]
-Batch = dict[str, jax.Array]
+Batch = Mapping[str, Any]  # tokens, segment_ids int32[B, T]; loss_mask bool[B, T]; stream int32[B]
 
 
 class State(NamedTuple):
@@ -62,7 +62,8 @@ def make_train_step(
         grads, metrics = value_and_grad(state.params, batch)
         metrics["grad_norm"] = optax.global_norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        return State(optax.apply_updates(state.params, updates), opt_state), metrics
+        params: Any = optax.apply_updates(state.params, updates)
+        return State(params, opt_state), metrics
 
     return step
 
@@ -160,20 +161,22 @@ def jit_step(
     step: Callable[[State, Batch], tuple[State, Metrics]], shardings: State, mesh: Mesh
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """The step compiled for the state's layout; the old state's memory is given to the new one."""
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P()))
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())))
 
 
-def make_gather(
-    manual: Params, mesh: Mesh, compute_dtype: str, grad_reduce_dtype: str
-) -> Gather:
+def make_gather(manual: Params, mesh: Mesh, compute_dtype: str, grad_reduce_dtype: str) -> Gather:
     """Makes a part of the weights whole: cast, then all-gathered over the FSDP axes that split it.
 
     Its transpose sums the gradient over those axes in `grad_reduce_dtype` and leaves each device its
     share, in float32. Norm scales stay float32.
     """
     live = tuple(axis for axis in FSDP if mesh.shape[axis] > 1)
+    if live and grad_reduce_dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
+        # XLA's CPU compiler aborts the process on such a sum (jaxlib 0.10.2).
+        raise ValueError(
+            "train.grad_reduce_dtype: bfloat16 sums over several devices are for TPU and GPU; "
+            "set float32 on CPU devices"
+        )
 
     def gather(part: str, weights: Params) -> Params:
         def one(path: tuple[Any, ...], value: jax.Array, spec: P) -> jax.Array:
@@ -249,7 +252,7 @@ def _token_losses(
 
 
 def _target_mask(batch: Batch) -> jax.Array:
-    """bool[B, T]: is the token after this one supervised? (Never across a row's end.)"""
+    """bool[B, T]: whether the token after this one is supervised; never across a row's end."""
     return jnp.roll(batch["loss_mask"], -1, axis=1).at[:, -1].set(False)
 
 

@@ -78,7 +78,9 @@ class Watch:
 
     def _read(self) -> None:
         step, metrics = self._queue.popleft()
-        read = {key: np.asarray(value, np.float64) for key, value in jax.device_get(metrics).items()}
+        read = {
+            key: np.asarray(value, np.float64) for key, value in jax.device_get(metrics).items()
+        }
         loss, norm = float(read["loss"]), float(read["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(

@@ -58,9 +58,7 @@ def document_losses(logits, documents):
 
 
 def test_a_packed_row_gives_each_document_the_loss_it_has_alone(params, documents):
-    alone = [
-        document_losses(forward(params, CONFIG, d[None]), [d])[0] for d in documents
-    ]
+    alone = [document_losses(forward(params, CONFIG, d[None]), [d])[0] for d in documents]
     tokens, segment_ids = packed(documents)
     together = forward(params, CONFIG, tokens, segment_ids=segment_ids)
     np.testing.assert_allclose(document_losses(together, documents), alone, atol=1e-5)
@@ -69,9 +67,7 @@ def test_a_packed_row_gives_each_document_the_loss_it_has_alone(params, document
 @pytest.mark.parametrize("broken", ["segments", "positions", "causality"])
 def test_the_leak_test_above_can_fail(params, documents, broken, monkeypatch):
     """Without the segment mask, without position resets, or without causality it is far off."""
-    alone = [
-        document_losses(forward(params, CONFIG, d[None]), [d])[0] for d in documents
-    ]
+    alone = [document_losses(forward(params, CONFIG, d[None]), [d])[0] for d in documents]
     tokens, segment_ids = packed(documents)
     positions = positions_of(segment_ids)
     if broken == "segments":
@@ -80,9 +76,7 @@ def test_the_leak_test_above_can_fail(params, documents, broken, monkeypatch):
         # Rotary attention sees only distances, so a shift is no leak; a stretch is one.
         positions = jnp.arange(tokens.shape[1])[None] * 2
     else:
-        monkeypatch.setattr(
-            attention, "visible", lambda s: s[:, :, None] == s[:, None, :]
-        )
+        monkeypatch.setattr(attention, "visible", lambda s: s[:, :, None] == s[:, None, :])
     together = forward(params, CONFIG, tokens, segment_ids=segment_ids, positions=positions)
     off = np.abs(document_losses(together, documents) - alone)
     assert off[[0, 2, 3]].max() > 1e-2
@@ -105,7 +99,8 @@ def test_every_parameter_has_a_name_for_every_dim():
 
 def test_padding_of_the_vocabulary_is_no_parameter_and_no_logit(params):
     assert CONFIG.padded_vocab_size == 64
-    assert not np.any(params["embed"]["table"][61:]) and not np.any(params["head"]["kernel"][:, 61:])
+    assert not np.any(params["embed"]["table"][61:])
+    assert not np.any(params["head"]["kernel"][:, 61:])
     assert forward(params, CONFIG, np.zeros((1, 3), np.int32)).shape == (1, 3, 61)
     tied = CONFIG.model_copy(update={"tied_head": True})
     assert num_params(CONFIG) - num_params(tied) == 61 * 32

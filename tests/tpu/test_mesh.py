@@ -36,7 +36,9 @@ def test_specs_follow_the_names():
 
 def test_a_head_count_that_the_mesh_cannot_divide_is_named():
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
-    with pytest.raises(ValueError, match=r"mesh.tensor: 4 does not divide kv_heads=2 of .*blocks/attn/k"):
+    with pytest.raises(
+        ValueError, match=r"mesh.tensor: 4 does not divide kv_heads=2 of .*blocks/attn/k"
+    ):
         specs(CONFIG, mesh)
     odd = CONFIG.model_copy(update={"vocab_size": 61})
     with pytest.raises(ValueError, match="set model.vocab_multiple"):
