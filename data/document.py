@@ -47,6 +47,12 @@ class Document:
         """Whether this is running text only, with no conversation in it."""
         return all(turn.role == "text" for turn in self.turns)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its texts in UTF-8."""
+        texts = [turn.text for turn in self.turns]
+        return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+
     def to_json(self) -> str:
         """One line of JSON without its newline; equal documents give equal bytes."""
         record = {

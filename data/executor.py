@@ -37,6 +37,7 @@ RUN_BYTES = 64 << 20
 WINDOW_LOG = 18
 MAX_OPEN_RUNS = 256
 
+Report = Callable[[float], None]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -148,11 +149,11 @@ def _read_frame(run: Run, bucket: int) -> Iterator[bytes]:
 
 
 def run_tasks(
-    function: Callable[[Task, Callable[[float], None]], Result],
+    function: Callable[[Task, Report], Result],
     tasks: Sequence[Task],
     *,
     workers: int,
-    advance: Callable[[float], None],
+    advance: Report,
 ) -> list[Result]:
     """Runs `function(task, advance)` for every task, in `workers` processes, and gives the results in order.
 
@@ -245,7 +246,7 @@ def is_ours(error: BaseException) -> bool:
     )
 
 
-def _drain(amounts: Any, advance: Callable[[float], None], done: threading.Event) -> None:
+def _drain(amounts: Any, advance: Report, done: threading.Event) -> None:
     while not done.is_set():
         try:
             advance(amounts.get(timeout=0.1))
@@ -254,7 +255,7 @@ def _drain(amounts: Any, advance: Callable[[float], None], done: threading.Event
 
 
 @contextmanager
-def progress_bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
+def progress_bar(what: str, total: float | None) -> Iterator[Report]:
     """Shows bytes done, MB/s and the time left while the block runs; silent where the output is not a terminal.
 
     Args:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as LocalPath
@@ -81,28 +80,35 @@ class whole_file:
         self._path = epath.Path(path)
 
     def __enter__(self) -> LocalPath:
-        if is_remote(self._path):
-            self._folder = tempfile.mkdtemp(prefix="lectern-")
-            self._local = LocalPath(self._folder) / self._path.name
-        else:
-            self._folder = None
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._local = (
-                LocalPath(self._path.parent) / f".{self._path.name}.{os.getpid()}{PARTIAL}"
-            )
+        folder, prefix = _partials(self._path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._local = folder / f"{prefix}{self._path.name}.{os.getpid()}{PARTIAL}"
         return self._local
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         try:
             if error_type is None:
-                if self._folder:
+                if is_remote(self._path):
                     epath.Path(self._local).copy(self._path, overwrite=True)
                 else:
                     os.replace(self._local, self._path)
         finally:
             self._local.unlink(missing_ok=True)
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def remove_partials(folder: str | os.PathLike) -> None:
+    """Removes what killed processes of this machine had begun to write for a folder."""
+    place, prefix = _partials(epath.Path(folder))
+    for partial in place.glob(f"{prefix}*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
+
+
+def _partials(folder: epath.Path) -> tuple[LocalPath, str]:
+    """Where files are written before they are put into `folder`, and how their names begin."""
+    if is_remote(folder):
+        key = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:12]
+        return LocalPath(tempfile.gettempdir()), f"lectern-{key}-"
+    return LocalPath(folder), "."
 
 
 def is_remote(path: str | os.PathLike) -> bool:

@@ -31,6 +31,11 @@ class SetAside:
     reason: str
     excerpt: str
 
+    @property
+    def kind(self) -> str:
+        """The reason, to be counted: what follows its colon is about the one document."""
+        return self.reason.split(":", 1)[0].strip()
+
 
 @dataclass(frozen=True)
 class _Input:

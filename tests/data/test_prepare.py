@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from data import executor, prepare, rows
+from data import executor, partition, prepare, rows
 from data.config import PrepareConfig
 from data.document import Document, Turn, document_id
 from data.executor import Dealer, find_runs, read_lines, run_tasks
@@ -537,10 +537,10 @@ def test_small_corpora_get_fewer_partitions():
     config = PrepareConfig.model_validate(
         {"out_dir": "o", "tokenizer": "t", "corpora": {"a": {"path": "x"}}}
     )
-    assert prepare.num_partitions(config, 1000) == 1
-    assert prepare.num_partitions(config, 21_400_000) == 8
-    assert prepare.num_partitions(config, 10**12) == 64
-    assert prepare.num_partitions(config.model_copy(update={"partitions": 3}), 1000) == 3
+    assert partition.num_partitions(config, 1000) == 1
+    assert partition.num_partitions(config, 21_400_000) == 8
+    assert partition.num_partitions(config, 10**12) == 64
+    assert partition.num_partitions(config.model_copy(update={"partitions": 3}), 1000) == 3
 
 
 @pytest.mark.skipif(not REALDATA, reason="LECTERN_REALDATA is not set")

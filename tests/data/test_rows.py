@@ -132,3 +132,23 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError):
         half()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_a_killed_process_had_begun_is_removed(tmp_path, monkeypatch, remote):
+    temporary, folder = tmp_path / "temporary", tmp_path / "folder"
+    temporary.mkdir()
+    monkeypatch.setattr(rows_lib.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(rows_lib, "is_remote", lambda path: remote)
+    folder.mkdir()
+    for path in (folder / "begun", folder / "other/begun"):
+        local = rows_lib.whole_file(path).__enter__()  # and no end
+        local.write_text("half")
+        assert (temporary in local.parents) == remote
+    rows_lib.write_json(folder / "done", {})
+    rows_lib.remove_partials(folder)
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(left) == 2
+    assert "done" in left
+    rows_lib.remove_partials(folder / "other")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["done"]
