@@ -6,11 +6,10 @@ told to go (SIGTERM) and saved itself; 1: an error.
 
 import contextlib
 import sys
-from typing import Any
 
-from configs.load import command, load_recipe, recipe_yaml, user_errors
-from configs.recipe import PrepareRecipe, TrainRecipe
-from configs.resolve import find_model, find_tokenizer, newest_meta
+from configs.load import command, user_errors
+from configs.recipe import TrainRecipe
+from configs.resolve import find_model, find_tokenizer, keep_copies, newest_meta, prepare_streams
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +43,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     import jax
     import jax.numpy as jnp
 
-    from data.loader import batches, fingerprint, heldout_batches
+    from data.loader import batches, fingerprint, has_heldout, heldout_batches
     from data.mixture import Deal, open_streams
     from evaluation.scoring import score_heldout, spread_byte_lengths
     from model.attention import select
@@ -54,7 +53,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from training.checkpoint import Checkpointer
     from training.clock import Clock
     from training.optimizer import make_optimizer
-    from training.resume import check_unchanged, deal_plan
+    from training.resume import check_unchanged, deal_plan, tokenizer_facts
     from training.schedule import learning_rate
     from training.state import first_state, layout
     from training.step import jit_step, make_eval_step, make_train_step, model_flops
@@ -66,15 +65,13 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
 
     # ---------------------------------------------------------------- machine, data, shapes
     start()
-    prepare(recipe)
+    prepare_streams(recipe)
     preemption = stack.enter_context(contextlib.closing(Preemption()))
     mesh = make_mesh(recipe.mesh)
     check_rows(num_rows, run.accumulate, mesh, field="train.global_batch_rows")
     eval_rows = recipe.eval.batch_rows or num_rows // run.accumulate
     check_rows(eval_rows, 1, mesh, field="eval.batch_rows")
     tokenizer = find_tokenizer(recipe)
-    if tokenizer is None:
-        raise ValueError(f"tokenizer: {recipe.tokenizer} is not there")
     config = find_model(recipe, tokenizer)
     streams = open_streams(recipe.streams, seq_len=run.seq_len, tokenizer=tokenizer)
     data = fingerprint(streams)
@@ -89,11 +86,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     # Own checkpoint > another run > given weights > random: training/state.py.
     resolved = recipe.model_dump(mode="json")
     before = newest_meta(recipe.run_dir) or newest_meta(recipe.resume.from_run or recipe.run_dir)
-    changed = (
-        []
-        if before is None or before["deal"] is None
-        else check_unchanged(before, resolved, data, accept=recipe.resume.accept_changes)
-    )
+    changed = check_unchanged(before, resolved, data, accept=recipe.resume.accept_changes)
     checkpointer = stack.enter_context(Checkpointer(recipe.run_dir, recipe.checkpoint))
     with clock("restart"):
         begin = first_state(
@@ -115,7 +108,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
         "accepted_changes": changed,
     }
     if is_main():
-        write_run_files(recipe, tokenizer)
+        keep_copies(recipe, tokenizer)
     if begin.imported or num_steps == 0:
         weights = facts | {"rows": 0, "counts": {}, "deal": None}
         checkpointer.save(0, state.params, None, weights, wait=True)
@@ -141,10 +134,15 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
         f"{mesh.size} {mesh.devices.flat[0].device_kind} in {jax.process_count()} process(es), "
         f"{describe(mesh)}; attention {kernel}; {num_rows} rows x {run.seq_len} tokens a step"
     )
+    measured = [stream for stream in streams if has_heldout(stream.path)]
+    for stream in streams:
+        if stream not in measured:
+            tracker.say(f"{stream.name} has no held-out text; it is not measured")
     for line in changed:
         tracker.say(f"changed since the checkpoint: {line}")
     if num_steps == 0:
         return 0
+    assert tokenizer is not None, "the recipe's checks ask for one, and it is prepared by now"
 
     # ---------------------------------------------------------------- compiled functions
     deal = Deal(
@@ -185,7 +183,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
         tracker.event("eval", step=step)
         values: dict[str, float] = {}
         with clock("eval"):
-            for stream in streams:
+            for stream in measured:
                 score = score_heldout(
                     eval_step,
                     state.params,
@@ -198,9 +196,8 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
                     ),
                     byte_lengths,
                 )
-                if score.tokens:
-                    values[f"eval/{stream.name}/loss"] = score.loss
-                    values[f"eval/{stream.name}/bits_per_byte"] = score.bits_per_byte
+                values[f"eval/{stream.name}/loss"] = score.loss
+                values[f"eval/{stream.name}/bits_per_byte"] = score.bits_per_byte
         tracker.log(step, values)
 
     def save(step: int, row: int, *, wait: bool) -> None:
@@ -266,47 +263,6 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     if not done:
         tracker.say(f"told to go; step {step} is saved, the same command goes on from there")
     return 0 if done else PREEMPTED
-
-
-def prepare(recipe: TrainRecipe) -> None:
-    """Makes the streams that are not there, where the recipe says how."""
-    from etils import epath
-
-    missing = [
-        s.path for s in recipe.streams.values() if not epath.Path(s.path, "stream.json").exists()
-    ]
-    if recipe.prepare is None or not missing:
-        return
-    import jax
-
-    from data.prepare import prepare as prepare_data
-
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"streams: {', '.join(missing)} not there; several processes do not prepare data. "
-            f"Run python -m data.prepare {recipe.prepare} first."
-        )
-    prepare_data(load_recipe(PrepareRecipe, recipe.prepare))
-
-
-def tokenizer_facts(tokenizer: Any, streams: list[Any]) -> dict[str, Any]:
-    """What export and evaluation must know of how the text was tokenized."""
-    return {
-        "fingerprint": tokenizer.fingerprint if tokenizer else None,
-        "add_bos": streams[0].info["add_bos"] if streams else tokenizer and tokenizer.add_bos,
-        "add_eos": streams[0].info["add_eos"] if streams else True,
-    }
-
-
-def write_run_files(recipe: TrainRecipe, tokenizer: Any) -> None:
-    """The resolved recipe and the tokenizer, so that a run directory stands by itself."""
-    from etils import epath
-
-    folder = epath.Path(recipe.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe_yaml(recipe))
-    if tokenizer is not None:
-        tokenizer.save(folder / "tokenizer")
 
 
 def finish(recipe: TrainRecipe) -> None:

@@ -1,18 +1,53 @@
-"""What a training recipe means here: its tokenizer and the shape of its model.
+"""What a training recipe means here: its streams, its tokenizer and the shape of its model.
 
-A run that has begun finds both in its own directory, so a restart, on whatever host, never goes back
-to where they came from.
+A run that has begun finds tokenizer and shape in its own directory, so a restart, on whatever host,
+never goes back to where they came from.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from configs.recipe import TrainRecipe
+from configs.load import load_recipe, recipe_yaml
+from configs.recipe import PrepareRecipe, TrainRecipe
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
     from model.config import LlamaConfig
+
+
+def prepare_streams(recipe: TrainRecipe) -> None:
+    """Makes the streams that are not there, where the recipe says how.
+
+    Raises:
+      ValueError: several processes would have to; one must do it before.
+    """
+    missing = [
+        stream.path
+        for stream in recipe.streams.values()
+        if not (epath.Path(stream.path) / "stream.json").exists()
+    ]
+    if recipe.prepare is None or not missing:
+        return
+    import jax
+
+    from data.prepare import prepare
+
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"streams: {', '.join(missing)} not there, and several processes do not prepare data; "
+            f"run python -m data.prepare {recipe.prepare} first"
+        )
+    prepare(load_recipe(PrepareRecipe, recipe.prepare))
+
+
+def keep_copies(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> None:
+    """The resolved recipe and the tokenizer in the run directory, so that it stands by itself."""
+    folder = epath.Path(recipe.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe_yaml(recipe))
+    if tokenizer is not None:
+        tokenizer.save(folder / "tokenizer")
 
 
 def find_tokenizer(recipe: TrainRecipe) -> "Tokenizer | None":

@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.mixture import Deal, Stream, open_stream
@@ -84,6 +85,11 @@ def batches(
     layout = _Layout.of(mesh, spec, (global_batch_rows, streams[0].info["seq_len"]))
     plan = _RunPlan(streams, deal, seed, global_batch_rows, start_row, stop_row)
     return _on_devices(_LocalBatches(plan, layout), layout, prefetch)
+
+
+def has_heldout(path: str) -> bool:
+    """Whether a stream's folder holds text to measure on; a small corpus may have none."""
+    return (epath.Path(path) / "heldout" / "stream.json").exists()
 
 
 def heldout_batches(

@@ -57,7 +57,7 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
     import jax
     import jax.numpy as jnp
 
-    from data.loader import heldout_batches
+    from data.loader import has_heldout, heldout_batches
     from data.mixture import open_stream
     from evaluation.heldout import batches_of, encoded_anew
     from evaluation.scoring import score_heldout, spread_byte_lengths
@@ -78,6 +78,9 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
     byte_lengths = spread_byte_lengths(model.tokenizer.byte_lengths(), model.config, mesh)
     streams: dict[str, Any] = {}
     for name, stream in recipe.streams.items():
+        if not has_heldout(stream.path):
+            print(f"{name}: no held-out text in {stream.path}; not measured")
+            continue
         folder = f"{stream.path}/heldout"
         limits = {"batch_rows": rows, "mesh": mesh, "spec": BATCH}
         same = open_stream(name, stream.path).info["tokenizer"] == model.tokenizer.fingerprint
@@ -93,16 +96,14 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
             )
             found = batches_of(packed, **limits)
         score = score_heldout(eval_step, model.params, found, byte_lengths)
-        if score.tokens:
-            low, high = score.interval()
-            streams[name] = {
-                "loss": score.loss,
-                "bits_per_byte": score.bits_per_byte,
-                "bits_per_byte_interval": [low, high],
-                "tokens": score.tokens,
-                "bytes": score.num_bytes,
-                "tokenized_anew": not same,
-            }
+        streams[name] = {
+            "loss": score.loss,
+            "bits_per_byte": score.bits_per_byte,
+            "bits_per_byte_interval": list(score.interval()),
+            "tokens": score.tokens,
+            "bytes": score.num_bytes,
+            "tokenized_anew": not same,
+        }
     return {
         "model": model.name,
         "step": model.step,

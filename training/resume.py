@@ -1,7 +1,10 @@
 """Whether a restart may go on: what of a recipe may change under a run, and what may not."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.tokenizer import Tokenizer
 
 # Where a run lies, how fast it goes and what it reports are free; so is the batch, since rows are
 # counted one by one. Paths are free because the contents behind them are compared by fingerprint.
@@ -9,8 +12,6 @@ _FREE = (
     "run_dir",
     "prepare",
     "tokenizer",
-    "model.init_from",
-    "model.revision",
     "train.global_batch_rows",
     "train.accumulate",
     "train.attention",
@@ -45,10 +46,17 @@ def differences(meta: dict[str, Any], recipe: dict[str, Any], data: dict[str, An
 
 
 def check_unchanged(
-    meta: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any], *, accept: bool
+    meta: dict[str, Any] | None, recipe: dict[str, Any], data: dict[str, Any], *, accept: bool
 ) -> list[str]:
-    """The differences to a checkpoint's run, if they are accepted; an error that shows them if not."""
+    """The differences to a checkpoint's run, if they are accepted; an error that shows them if not.
+
+    A checkpoint of initial weights alone (its deal is None) binds nothing but the model.
+    """
+    if meta is None:
+        return []
     lines = differences(meta, recipe, data)
+    if meta["deal"] is None:
+        lines = [line for line in lines if line.startswith("model.")]
     if lines and not accept:
         raise ValueError(
             f"the recipe differs from the one this run began with (step {meta['step']}):\n  "
@@ -56,6 +64,25 @@ def check_unchanged(
             + "\nTake another run_dir, undo the change, or set resume.accept_changes=true to go on."
         )
     return lines
+
+
+def tokenizer_facts(tokenizer: "Tokenizer | None", streams: Sequence[Any]) -> dict[str, Any] | None:
+    """What export and evaluation must know of how the run's text was tokenized; None without tokenizer.
+
+    Raises:
+      ValueError: streams begin or end their documents differently.
+    """
+    if tokenizer is None:
+        return None
+    facts = {"fingerprint": tokenizer.fingerprint, "add_bos": tokenizer.add_bos, "add_eos": True}
+    for name in ("add_bos", "add_eos"):
+        found = {stream.info[name] for stream in streams}
+        if len(found) > 1:
+            named = ", ".join(f"{s.name}: {s.info[name]}" for s in streams)
+            raise ValueError(f"streams: {name} differs ({named}); prepare them alike")
+        if found:
+            facts[name] = found.pop()
+    return facts
 
 
 def deal_plan(

@@ -14,8 +14,15 @@ RECIPE = {
     "mesh": {"fsdp": -1},
 }
 DATA = {"reading": {"fingerprint": "f", "num_rows": 5}}
-META = {"step": 4, "rows": 32, "recipe": RECIPE, "data": DATA, "counts": {"reading": 32}}
 DEAL = {"start_row": 0, "start_counts": {"reading": 0}, "total_rows": 80}
+META = {
+    "step": 4,
+    "rows": 32,
+    "recipe": RECIPE,
+    "data": DATA,
+    "counts": {"reading": 32},
+    "deal": DEAL,
+}
 
 
 def changed(**parts):
@@ -58,13 +65,21 @@ def test_what_decides_the_result_may_not(parts, line):
     assert line in check_unchanged(META, changed(**parts), DATA, accept=True)
 
 
+def test_initial_weights_bind_nothing_but_the_model():
+    meta = META | {"deal": None}
+    assert check_unchanged(meta, changed(train={"num_steps": 99}), DATA, accept=False) == []
+    with pytest.raises(ValueError, match="model.init_from: None -> other"):
+        check_unchanged(meta, changed(model={"init_from": "other"}), DATA, accept=False)
+    assert check_unchanged(None, RECIPE, DATA, accept=False) == []
+
+
 def test_other_contents_behind_the_same_path_are_a_change():
     data = {"reading": {"fingerprint": "g", "num_rows": 5}}
     assert differences(META, RECIPE, data) == ["data.reading.fingerprint: f -> g"]
 
 
 def test_the_deal_stays_the_same_until_the_plan_changes():
-    meta = META | {"deal": DEAL}
+    meta = META
     assert deal_plan(None, 80, ["reading"], []) == DEAL
     assert deal_plan(meta, 80, ["reading"], []) == DEAL
     moved = {"start_row": 32, "start_counts": {"reading": 32, "new": 0}, "total_rows": 120}
