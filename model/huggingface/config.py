@@ -9,8 +9,9 @@ import json
 from typing import Any
 
 from etils import epath
+from pydantic import ValidationError
 
-from model.config import LlamaConfig, RopeScaling
+from model.config import LlamaConfig, RopeScaling, shape_problems
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
@@ -49,6 +50,8 @@ def read_config(
         raise ValueError(f"{path}: not JSON ({error})") from error
     try:
         return from_huggingface(theirs, max_seq_len=max_seq_len)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {'; '.join(shape_problems(error))}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -253,18 +256,18 @@ def _config_file(source: str, revision: str | None) -> epath.Path:
 
     try:
         return epath.Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision))
-    except Exception as error:
+    except OSError as error:  # huggingface_hub's errors are, and the network's
         raise ValueError(f"{source}: no such folder, and the Hub says: {error}") from error
 
 
 def is_hub_id(source: str) -> bool:
     """True for `org/name`, which a folder that is not there could also be spelled like."""
-    import huggingface_hub
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     if "://" in source or source.startswith((".", "/", "~")) or source.count("/") != 1:
         return False
     try:
-        huggingface_hub.utils.validate_repo_id(source)
-    except huggingface_hub.utils.HFValidationError:
+        validate_repo_id(source)
+    except HFValidationError:
         return False
     return True

@@ -9,12 +9,14 @@ import json
 import os
 import queue
 import re
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -30,8 +32,10 @@ NUMPY = {"bf16": np.dtype(ml_dtypes.bfloat16), "f32": np.dtype(np.float32)}
 WORDS = {"bf16": "bfloat16", "f32": "float32"}  # config.json's
 _HEADER_WORDS = {"bf16": "BF16", "f32": "F32"}
 _INDEX = "model.safetensors.index.json"
-_BLOCK = 64  # rows cast and turned at a time, small enough for a core's cache
-_AHEAD = 2  # tensors waiting between two threads
+_ROWS, _COLUMNS = 16, 2048  # cast and turned at a time: a block and its copy fit a core's cache
+_UPPER = 1 if sys.byteorder == "little" else 0  # where a 32-bit word has its upper half
+_AHEAD = 1  # tensors waiting between two threads
+_BUFFER = 64 * 2**20  # bytes; larger tensors have memory of their own
 
 
 @dataclass(frozen=True)
@@ -105,48 +109,70 @@ def write_weights(read: Read, planned: Plan, folder: str | os.PathLike[str]) -> 
         (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def as_written(tensor: Tensor, layer: np.ndarray, dtype: DType) -> np.ndarray:
+def as_written(
+    tensor: Tensor, layer: np.ndarray, dtype: DType, out: np.ndarray | None = None
+) -> np.ndarray:
     """One tensor of theirs in the written dtype, from a layer of ours (its vocabulary padded or not).
 
-    Float32 is rounded to the nearest bfloat16, ties to even, as everywhere.
+    Float32 is rounded to the nearest bfloat16, ties to even, as everywhere. The work is done in blocks that stay in a
+    core's cache, which is several times the speed of casting and turning whole arrays.
+
+    Args:
+        tensor: which one.
+        layer: float32.
+        dtype: to write.
+        out: bytes to put it in, uint8, at least as many as it has; default: new ones.
 
     Raises:
         ValueError: a weight is not finite.
     """
     if tensor.key in names.VOCAB_DIMS:
         layer = layer[tuple(slice(0, n) for n in tensor.ours)]
+    if layer.dtype != np.float32:
+        raise ValueError(f"{tensor.key}: {layer.dtype}; float32 masters are expected")
     theirs = names.to_theirs(layer, tensor.layout)
-    if theirs.dtype != np.float32:
-        raise ValueError(f"{tensor.key}: {theirs.dtype}; float32 masters are expected")
-    out = np.empty(theirs.shape, np.uint16 if dtype == "bf16" else np.float32)
-    turned = theirs.ndim == 2 and not theirs.flags.c_contiguous
-    rows, target = (theirs.T, out.T) if turned else (theirs, out)
-    step = _BLOCK if theirs.ndim == 2 else len(theirs)
-    for i in range(0, len(rows), step):
-        block = rows[i : i + step]
-        target[i : i + step] = _round(block, tensor) if dtype == "bf16" else _finite(block, tensor)
-    return out.view(NUMPY[dtype])
+    stored = np.dtype(np.uint16) if dtype == "bf16" else NUMPY["f32"]
+    num_bytes = theirs.size * stored.itemsize
+    raw = np.empty(num_bytes, np.uint8) if out is None else out[:num_bytes]
+    written = raw.view(stored).reshape(theirs.shape)
+    source, target = np.atleast_2d(theirs), np.atleast_2d(written)
+    if not source.flags.c_contiguous:
+        source, target = source.T, target.T
+    scratch = _Scratch()
+    for i in range(0, source.shape[0], _ROWS):
+        for j in range(0, source.shape[1], _COLUMNS):
+            block = source[i : i + _ROWS, j : j + _COLUMNS]
+            if not scratch.is_finite(block):
+                place = (
+                    tensor.key if tensor.layer is None else f"{tensor.key}, layer {tensor.layer}"
+                )
+                raise ValueError(f"{place}: holds NaN or infinity; not worth exporting")
+            target[i : i + _ROWS, j : j + _COLUMNS] = (
+                scratch.rounded(block) if dtype == "bf16" else block
+            )
+    return written.view(NUMPY[dtype])
 
 
-def _round(block: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """The upper halves of float32 numbers, rounded to nearest even: several times ml_dtypes' speed."""
-    bits = np.ascontiguousarray(_finite(block, tensor)).view(np.uint32)
-    rounded = bits >> 16
-    rounded &= 1
-    rounded += bits
-    rounded += np.uint32(0x7FFF)
-    rounded >>= 16
-    return rounded.astype(np.uint16)
+class _Scratch:
+    """Memory for the work on a block, allocated once a tensor."""
 
+    def __init__(self) -> None:
+        self._bits = np.empty(_ROWS * _COLUMNS, np.uint32)
+        self._flags = np.empty(_ROWS * _COLUMNS, np.bool_)
 
-def _finite(block: np.ndarray, tensor: Tensor) -> np.ndarray:
-    # The sum of finite numbers is finite, but for an overflow; then each is looked at.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspect = not np.isfinite(block.sum())
-    if suspect and not np.isfinite(block).all():
-        place = tensor.key if tensor.layer is None else f"{tensor.key}, layer {tensor.layer}"
-        raise ValueError(f"{place}: holds NaN or infinity; this checkpoint is not worth exporting")
-    return block
+    def is_finite(self, block: np.ndarray) -> bool:
+        flags = self._flags[: block.size].reshape(block.shape)
+        return bool(np.isfinite(block, out=flags).all())
+
+    def rounded(self, block: np.ndarray) -> np.ndarray:
+        """The upper halves of finite float32 numbers, rounded to nearest even."""
+        bits = block.view(np.uint32)
+        out = self._bits[: block.size].reshape(block.shape)
+        np.right_shift(bits, 16, out=out)
+        np.bitwise_and(out, np.uint32(1), out=out)
+        np.add(out, bits, out=out)
+        np.add(out, np.uint32(0x7FFF), out=out)
+        return out.view(np.uint16)[:, _UPPER::2]
 
 
 def _header(tensors: list[Tensor], dtype: DType) -> bytes:
@@ -166,63 +192,94 @@ def _header(tensors: list[Tensor], dtype: DType) -> bytes:
 
 
 def _pipeline(order: list[Tensor], read: Read, dtype: DType) -> Iterator[np.ndarray]:
-    """The tensors as they are written, two threads ahead: one reads, one converts."""
-    stop = threading.Event()
-    layers: queue.Queue = queue.Queue(_AHEAD)
-    ready: queue.Queue = queue.Queue(_AHEAD)
+    """The tensors as they are written, made by two threads: one reads, one converts.
 
-    def put(target: queue.Queue, item: object) -> None:
-        while not stop.is_set():
-            try:
-                return target.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def get(source: queue.Queue) -> object:
-        while not stop.is_set():
-            try:
-                return source.get(timeout=0.1)
-            except queue.Empty:
-                continue
-        return None
+    An array given out is valid until the next is asked for: small tensors share a few buffers, because fresh memory
+    costs as much as the work on it.
+    """
+    layers: _Channel = _Channel(_AHEAD)
+    ready: _Channel = _Channel(_AHEAD)
+    buffers: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    for _ in range(_AHEAD + 3):  # waiting, given out, being made, and one to spare
+        buffers.put(np.empty(_BUFFER, np.uint8))
 
     def reader() -> None:
         for tensor in order:
-            if stop.is_set():
-                return
-            try:
-                item: object = read(tensor.key, tensor.layer)
-            except BaseException as error:  # handed over and raised where the caller sees it
-                item = error
-            put(layers, item)
-            if isinstance(item, BaseException):
-                return
+            layers.put(read(tensor.key, tensor.layer))
 
     def converter() -> None:
         for tensor in order:
-            item = get(layers)
-            if not isinstance(item, BaseException):
-                try:
-                    item = as_written(tensor, cast(np.ndarray, item), dtype)
-                except BaseException as error:
-                    item = error
-            put(ready, item)
-            if isinstance(item, BaseException) or stop.is_set():
-                return
+            size = int(np.prod(tensor.shape)) * NUMPY[dtype].itemsize
+            buffer = buffers.get() if size <= _BUFFER else None
+            ready.put((as_written(tensor, layers.get(), dtype, buffer), buffer))
 
-    threads = [threading.Thread(target=run, daemon=True) for run in (reader, converter)]
+    threads = [
+        threading.Thread(target=_guarded, args=(work, channels), daemon=True)
+        for work, channels in ((reader, (layers, ready)), (converter, (ready, layers)))
+    ]
     for thread in threads:
         thread.start()
     try:
         for _ in order:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+            array, buffer = ready.get()
+            yield array
+            del array
+            if buffer is not None:
+                buffers.put(buffer)
     finally:
-        stop.set()
+        for channel in (layers, ready):
+            channel.close(None)
         for thread in threads:
             thread.join()
+
+
+class _Closed(Exception):
+    """A channel was closed; `cause` is what went wrong on the other side, if anything."""
+
+
+class _Channel:
+    """A bounded queue that either side can close, with the error that the other is to raise."""
+
+    def __init__(self, size: int) -> None:
+        self._items: deque[Any] = deque()
+        self._size, self._closed, self._cause = size, False, None
+        self._change = threading.Condition()
+
+    def put(self, item: Any) -> None:
+        with self._change:
+            self._change.wait_for(lambda: len(self._items) < self._size or self._closed)
+            self._raise_if_closed()
+            self._items.append(item)
+            self._change.notify_all()
+
+    def get(self) -> Any:
+        with self._change:
+            self._change.wait_for(lambda: bool(self._items) or self._closed)
+            if not self._items:
+                self._raise_if_closed()
+            item = self._items.popleft()
+            self._change.notify_all()
+            return item
+
+    def close(self, cause: BaseException | None) -> None:
+        with self._change:
+            self._closed, self._cause = True, self._cause or cause
+            if cause is None:
+                self._items.clear()
+            self._change.notify_all()
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise self._cause or _Closed
+
+
+def _guarded(work: Callable[[], None], channels: tuple[_Channel, ...]) -> None:
+    """Runs a thread's work; its error goes to whoever waits at its channels."""
+    try:
+        work()
+    except BaseException as error:
+        for channel in channels:
+            channel.close(error)
 
 
 def _write_all(out: FileIO, array: np.ndarray) -> None:

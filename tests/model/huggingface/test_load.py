@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from model.config import LlamaConfig
 from model.huggingface import names
+from model.huggingface.config import read_config, to_huggingface
 from model.huggingface.load import load_params
 
 CONFIG = LlamaConfig(
@@ -138,6 +139,29 @@ def test_cut_short_and_absent(tmp_path):
         load_params(folder, CONFIG)
     with pytest.raises(ValueError, match="no such folder"):
         load_params(str(tmp_path / "absent"), CONFIG)
+
+
+def test_a_hub_id_is_taken_from_the_hubs_cache(tmp_path, monkeypatch):
+    """What snapshot_download left on this machine serves without a network; what is not there is an error."""
+    import huggingface_hub.constants
+
+    tensors = random_tensors(CONFIG)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--org--name"
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    save(snapshot, tensors)
+    config = to_huggingface(CONFIG, dtype="float32", bos_id=1, eos_id=2, pad_id=None)
+    (snapshot / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert read_config("org/name").embed_dim == CONFIG.embed_dim
+    assert_same(load_params("org/name", CONFIG), CONFIG, tensors)
+    for call in (read_config, lambda name: load_params(name, CONFIG)):
+        with pytest.raises(ValueError, match="org/absent: no such folder, and the Hub says"):
+            call("org/absent")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
