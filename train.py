@@ -44,7 +44,8 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     import jax.numpy as jnp
 
     from data.loader import batches, fingerprint, has_heldout, heldout_batches
-    from data.mixture import Deal, open_streams
+    from data.mixture import Deal
+    from data.stream import open_streams
     from evaluation.scoring import score_heldout, spread_byte_lengths
     from model.attention import select
     from model.llama import num_params

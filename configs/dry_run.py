@@ -41,7 +41,8 @@ def report(recipe: TrainRecipe, *, num_devices: int | None = None) -> str:
 
 def _data(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> str:
     """Steps, and what each stream gives over the run."""
-    from data.mixture import Deal, open_streams
+    from data.mixture import Deal
+    from data.stream import open_streams
 
     train = recipe.train
     rows = train.num_steps * train.global_batch_rows

@@ -22,7 +22,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data.mixture import Deal, Stream, open_stream
+from data.mixture import Deal
+from data.stream import Stream, open_stream
 
 # Of the stream's description, what decides its rows; `fingerprint` covers the shards and the card.
 KEPT_FACTS = ("fingerprint", "num_rows", "tokens", "seq_len", "tokenizer")

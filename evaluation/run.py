@@ -35,11 +35,13 @@ def main(argv: list[str] | None = None) -> int:
         Flag("json", "write the scores to this file", "FILE"),
     )
     words = list(sys.argv[1:] if argv is None else argv)
+    with user_errors():
+        words = _with_own_recipe(words)
     recipe, options = command(
-        TrainRecipe, _with_own_recipe(words), __doc__ or "", flags=flags, arguments=("MODEL",)
+        TrainRecipe, words, __doc__ or "", flags=flags, arguments=("MODEL",)
     )
     with user_errors():
-        step = int(options.flags["step"]) if options.flags["step"] else None
+        step = _step(options.flags["step"])
         try:
             scores = measure(options.arguments[0], recipe, step=step)
         except CorruptCheckpoint as error:
@@ -58,7 +60,7 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
     import jax.numpy as jnp
 
     from data.loader import has_heldout, heldout_batches
-    from data.mixture import open_stream
+    from data.stream import open_stream
     from evaluation.heldout import batches_of, encoded_anew
     from evaluation.scoring import score_heldout, spread_byte_lengths
     from model.attention import select
@@ -133,7 +135,7 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
         with Checkpointer(source, CheckpointConfig(), read_only=True) as checkpointer:
             steps = good_steps(source) if step is None else [step]
             if not steps:
-                raise ValueError(f"{source}: there is no good checkpoint in this run directory")
+                raise ValueError(f"MODEL: {source} is a run directory without a good checkpoint")
             # The shape is the same at every step, so any readable one tells it.
             config = LlamaConfig.model_validate(_first_readable(read_meta, source, steps)["model"])
             plan = layout(config, optax.identity(), mesh)
@@ -150,8 +152,11 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
         return Model(source, found.step, config, plan, found.params, tokenizer, add_bos)
     if step is not None:
         raise ValueError(f"--step: {source} is not a run directory, so it has no steps")
+    try:
+        config = read_config(source, max_seq_len=recipe.train.seq_len)
+    except ValueError as error:
+        raise ValueError(f"MODEL: {error}") from error
     tokenizer = load_tokenizer(source)
-    config = read_config(source, max_seq_len=recipe.train.seq_len)
     if recipe.model.vocab_multiple:
         config = config.model_copy(update={"vocab_multiple": recipe.model.vocab_multiple})
     plan = layout(config, optax.identity(), mesh)
@@ -180,7 +185,18 @@ def _with_own_recipe(words: list[str]) -> list[str]:
         own = epath.Path(model) / "recipe.yaml"
         if own.exists():
             words.insert(plain[0] + 1, str(own))
+        elif not {"-h", "--help", "--schema"} & set(words):
+            raise ValueError(
+                f"RECIPE: missing; {model} has no recipe.yaml as a run directory has, so name the training "
+                f"recipe whose held-out text is measured: python -m evaluation.run {model} RECIPE"
+            )
     return words
+
+
+def _step(text: str | None) -> int | None:
+    if text is not None and not text.isdecimal():
+        raise ValueError(f"--step: {text!r} is no step; write a whole number, as --step=500")
+    return None if text is None else int(text)
 
 
 def _print(scores: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ def main() -> None:
 
     from data.config import MixtureConfig, StreamConfig
     from data.loader import batches
-    from data.mixture import Deal, open_streams
+    from data.mixture import Deal
+    from data.stream import open_streams
 
     names, weights = ("reading", "questions", "general"), (2.0, 1.0, 1.0)
     folders = [Path(told["folder"]) / told["rows"] / name for name in names]

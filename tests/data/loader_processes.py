@@ -21,7 +21,8 @@ def main() -> None:
 
     from data.config import MixtureConfig, StreamConfig
     from data.loader import batches
-    from data.mixture import Deal, open_streams
+    from data.mixture import Deal
+    from data.stream import open_streams
 
     jax.distributed.initialize(f"127.0.0.1:{told['port']}", told["num_processes"], told["process"])
     configs = {name: StreamConfig(path=path) for name, path in told["streams"].items()}

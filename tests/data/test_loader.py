@@ -18,9 +18,10 @@ from jax.sharding import PartitionSpec as P
 from data import loader
 from data.config import MixtureConfig, StreamConfig
 from data.loader import batches, fingerprint, held, heldout_batches, part, shuffled
-from data.mixture import Deal, open_stream, open_streams
+from data.mixture import Deal
 from data.pack import Row
 from data.rows import shard_name, write_shard, write_stream
+from data.stream import open_stream, open_streams
 
 SEQ_LEN = 16
 ROOT = Path(__file__).resolve().parents[2]
