@@ -14,24 +14,22 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from etils import epath
 
+from data.chat_template import CLOSE, OPEN, compile_template, read_template
 from data.config import ChatConfig
 from data.document import Document, Turn
 from data.tokenizer import Tokenizer
 
+# Templates that leave BOS and EOS to the caller.
 TEXT_TEMPLATES = ("plain", "huatuo")
-TEMPLATES = (*TEXT_TEMPLATES, "llama2", "llama3")
 _NEEDED = {  # special tokens without which a template of ours writes nothing that a model knows
     "llama3": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 }
 
-# Noncharacters: no interchanged text holds them, and no template's `strip` removes them.
-_ESCAPE, _OPEN, _CLOSE = "\ufdd2", "\ufdd3", "\ufdd4"
+# Splits special-token strings inside turns; a noncharacter, as the marks of the templates are.
+_ESCAPE = "\ufdd2"
 
 
 class ConversationError(ValueError):
@@ -140,7 +138,7 @@ def template_source(chat: ChatConfig, tokenizer: Tokenizer) -> str:
                 f"chat.template: tokenizer, but {tokenizer.path} ships no chat template; name one"
             )
         return tokenizer.chat_template
-    return _read_template(chat.template)
+    return read_template(chat.template)
 
 
 def _ends(tokenizer: Tokenizer, add_bos: bool, add_eos: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -196,8 +194,8 @@ def _split(rendered: str, tokenizer: Tokenizer) -> list[tuple[str | int, np.ndar
         mask.clear()
 
     for piece in _special_pattern(tuple(tokenizer.special_ids)).split(rendered):
-        if piece in (_OPEN, _CLOSE):
-            inside = piece == _OPEN
+        if piece in (OPEN, CLOSE):
+            inside = piece == OPEN
         elif piece in tokenizer.special_ids:
             flush()
             parts.append((tokenizer.special_ids[piece], np.array([inside])))
@@ -211,10 +209,10 @@ def _split(rendered: str, tokenizer: Tokenizer) -> list[tuple[str | int, np.ndar
 @functools.lru_cache(maxsize=16)
 def _special_pattern(special: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(filter(None, special), key=len, reverse=True)
-    return re.compile("(" + "|".join([*map(re.escape, longest_first), _OPEN, _CLOSE]) + ")")
+    return re.compile("(" + "|".join([*map(re.escape, longest_first), OPEN, CLOSE]) + ")")
 
 
-# Rendering
+# --- rendering ---
 
 
 def _render(
@@ -243,7 +241,7 @@ def _render(
             raise ConversationError(
                 f"chat.template {chat.template} has no place for running text beside turns"
             )
-        if _ESCAPE in turn.text or _OPEN in turn.text or _CLOSE in turn.text:
+        if _ESCAPE in turn.text or OPEN in turn.text or CLOSE in turn.text:
             raise ConversationError(
                 "a turn holds one of the noncharacters U+FDD2 to U+FDD4; remove it"
             )
@@ -252,14 +250,12 @@ def _render(
             core = content.strip()
             # Space at both ends stays outside, so that a template that strips still finds it.
             content = (
-                content.replace(core, _OPEN + core + _CLOSE, 1)
-                if core
-                else _OPEN + _CLOSE + content
+                content.replace(core, OPEN + core + CLOSE, 1) if core else OPEN + CLOSE + content
             )
         messages.append({"role": turn.role, "content": content})
     from jinja2 import TemplateError
 
-    template = _compile(template_source(chat, tokenizer))
+    template = compile_template(template_source(chat, tokenizer))
     try:
         return template.render(
             messages=messages,
@@ -281,7 +277,7 @@ def _marked(rendered: str, turns: Sequence[Turn], chat: ChatConfig, tokenizer: T
     conversation rendered up to it; where a template renders earlier turns differently later on, what its turns say is
     marked instead, up to the special token right behind it.
     """
-    if _OPEN in rendered or re.search(r"{%-?\s*generation\b", template_source(chat, tokenizer)):
+    if OPEN in rendered or re.search(r"{%-?\s*generation\b", template_source(chat, tokenizer)):
         return rendered
     special = _special_pattern(tuple(tokenizer.special_ids))
     spans = []
@@ -306,7 +302,7 @@ def _marked(rendered: str, turns: Sequence[Turn], chat: ChatConfig, tokenizer: T
     else:
         pieces, start = [], 0
         for begin, end in spans:
-            pieces += [rendered[start:begin], _OPEN, rendered[begin:end], _CLOSE]
+            pieces += [rendered[start:begin], OPEN, rendered[begin:end], CLOSE]
             start = end
         return "".join([*pieces, rendered[start:]])
 
@@ -314,15 +310,15 @@ def _marked(rendered: str, turns: Sequence[Turn], chat: ChatConfig, tokenizer: T
     count = sum(turn.role == "assistant" for turn in turns)
     if (
         _clean(marked) != _clean(rendered)
-        or marked.count(_OPEN) != count
-        or marked.count(_CLOSE) != count
+        or marked.count(OPEN) != count
+        or marked.count(CLOSE) != count
     ):
         raise ValueError(
             f"chat.template {chat.template}: cannot tell which part of its output the assistant says; put "
             "{% generation %} ... {% endgeneration %} around it in the template, or set chat.train_on: all"
         )
-    behind = re.compile(f"{_CLOSE}(\\s*(?:{special.pattern[1:-1]}))")
-    return behind.sub(lambda match: match[1] + _CLOSE, marked)
+    behind = re.compile(f"{CLOSE}(\\s*(?:{special.pattern[1:-1]}))")
+    return behind.sub(lambda match: match[1] + CLOSE, marked)
 
 
 def _prefix(
@@ -335,55 +331,4 @@ def _prefix(
 
 
 def _clean(rendered: str) -> str:
-    return rendered.replace(_ESCAPE, "").replace(_OPEN, "").replace(_CLOSE, "")
-
-
-@functools.lru_cache(maxsize=16)
-def _read_template(name: str) -> str:
-    if name in TEMPLATES:
-        return (Path(__file__).parent / "chat_templates" / f"{name}.jinja").read_text(
-            encoding="utf-8"
-        )
-    path = epath.Path(name)
-    if not path.exists() or path.is_dir():
-        raise ValueError(
-            f"chat.template: {name!r} is neither {', '.join(TEMPLATES)}, tokenizer nor a Jinja file that is there"
-        )
-    return path.read_text(encoding="utf-8")
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(source: str) -> Any:
-    """The template as transformers would compile it, but for today's date: rows must not depend on the day."""
-    import json
-
-    import jinja2.nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-        def _mark(self, caller: Any) -> str:
-            return _OPEN + caller() + _CLOSE
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"chat.template: line {error.lineno}: {error.message}") from error
+    return rendered.replace(_ESCAPE, "").replace(OPEN, "").replace(CLOSE, "")

@@ -4,16 +4,15 @@ Files are streamed, compressed or not, from disk or object storage; what is held
 text file. What cannot be read comes as `Broken` in its place, and reading goes on behind it where that is possible.
 """
 
-import bz2
 import codecs
 import csv
 import io
 import json
-import lzma
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
+
+from data.compression import DECOMPRESSORS, open_file
 
 MAX_ROW_BYTES = 1 << 28
 SUFFIXES = {
@@ -23,7 +22,6 @@ SUFFIXES = {
     "csv": (".csv", ".tsv"),
     "parquet": (".parquet",),
 }
-COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ Item = tuple[str, dict[str, Any] | Broken]  # place ("file:line"), row
 def format_of(path: str) -> str | None:
     """The format that a file's name tells, None where it does not."""
     path = path.lower()
-    for suffix in COMPRESSIONS:
+    for suffix in DECOMPRESSORS:
         path = path.removesuffix(suffix)
     return next((name for name, suffixes in SUFFIXES.items() if path.endswith(suffixes)), None)
 
@@ -57,7 +55,7 @@ def file_rows(path: str, format_: str, columns: list[str]) -> Iterator[Item]:
         return
     place = f"{path}:1"
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             if b"\0" in file.peek(1 << 13)[: 1 << 13]:
                 yield place, Broken("binary file: it has NUL bytes", repr(file.peek(64)[:64]))
                 return
@@ -114,7 +112,8 @@ def open_tfds(path: str, name: str | None, split: str) -> Any:
         return builder.as_data_source(split=split)
     except Exception as error:  # TFDS raises whatever its builders do
         raise ValueError(
-            f"path: {path} (split {split}) cannot be read as a TFDS data set: {error} "
+            f"path: {path} (split {split}) cannot be read as a TFDS data set: "
+            f"{(str(error) or repr(error)).splitlines()[0]} "
             "(it must be prepared with file_format=array_record)"
         ) from error
 
@@ -127,65 +126,7 @@ def tfds_rows(path: str, split: str, source: Any, start: int, stop: int) -> Iter
             yield f"{path}/{split}:{number + 1}", row
 
 
-# Line by line
-
-
-def _open(path: str) -> io.BufferedReader:
-    import fsspec
-    import zstandard
-
-    opened: Any = fsspec.open(path, "rb")
-    raw: Any = opened.open()
-    suffix = path[path.rfind(".") :].lower()
-    decompressor: Callable[[], Any] | None = {
-        ".gz": lambda: zlib.decompressobj(wbits=31),
-        ".bz2": bz2.BZ2Decompressor,
-        ".xz": lzma.LZMADecompressor,
-        ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
-    }.get(suffix)
-    return io.BufferedReader(_Decompressed(raw, decompressor) if decompressor else raw, 1 << 20)
-
-
-class _Decompressed(io.RawIOBase):
-    """Every frame of a compressed file, up to the very place where it breaks off; that is an EOFError, never an end.
-
-    The libraries' own file objects lose what they had decompressed before an error, or (Zstandard) notice none.
-    """
-
-    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]):
-        self._file, self._new = file, decompressor
-        self._frame, self._ready, self._input = None, b"", b""
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            self._input = self._input or self._file.read(1 << 16)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the file ends inside it")
-                return 0
-            if self._frame is None:
-                self._input = self._input.lstrip(b"\0")  # padding between frames
-                if not self._input:
-                    continue
-                self._frame = self._new()
-            try:
-                self._ready = self._frame.decompress(self._input)
-            except Exception as error:  # each library has its own
-                raise EOFError(str(error)) from error
-            self._input = b""
-            if self._frame.eof:
-                self._input, self._frame = self._frame.unused_data, None
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
+# --- line by line ---
 
 
 def _text(
@@ -367,7 +308,7 @@ def _object(row: Any) -> dict[str, Any] | Broken:
     )
 
 
-# Tables
+# --- tables ---
 
 
 def _table(path: str, format_: str, columns: list[str]) -> Iterator[Item]:

@@ -10,7 +10,6 @@ that are already there.
 """
 
 import functools
-import hashlib
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.mixture import Deal
+from data.plan import HeldOutPlan, RunPlan
 from data.stream import Stream, open_stream
 
 # Of the stream's description, what decides its rows; `fingerprint` covers the shards and the card.
@@ -84,7 +84,7 @@ def batches(
             "end the run on a whole batch"
         )
     layout = _Layout.of(mesh, spec, (global_batch_rows, streams[0].info["seq_len"]))
-    plan = _RunPlan(streams, deal, seed, global_batch_rows, start_row, stop_row)
+    plan = RunPlan(streams, deal, seed, global_batch_rows, start_row, stop_row)
     return _on_devices(_LocalBatches(plan, layout), layout, prefetch)
 
 
@@ -117,7 +117,7 @@ def heldout_batches(
         )
     stream = open_stream("heldout", path)
     layout = _Layout.of(mesh, spec, (batch_rows, stream.info["seq_len"]))
-    plan = _HeldOutPlan(stream, batch_rows, min(stream.num_rows, max_rows or stream.num_rows))
+    plan = HeldOutPlan(stream, batch_rows, min(stream.num_rows, max_rows or stream.num_rows))
     return _on_devices(_LocalBatches(plan, layout), layout, prefetch=1)
 
 
@@ -127,81 +127,6 @@ def fingerprint(streams: Sequence[Stream]) -> dict[str, dict[str, Any]]:
     Paths are left out: a folder that was moved holds the same rows.
     """
     return {stream.name: {key: stream.info[key] for key in KEPT_FACTS} for stream in streams}
-
-
-def shuffled(stream: Stream, seed: int, positions: np.ndarray) -> np.ndarray:
-    """The rows on disk, int64[n], at positions of the stream's endless order.
-
-    Every epoch is a permutation of all rows, another one each time.
-    """
-    from grain.experimental import index_shuffle
-
-    last = stream.num_rows - 1
-    rows = np.empty(len(positions), np.int64)
-    for n, position in enumerate(positions.tolist()):
-        epoch, place = divmod(position, stream.num_rows)
-        rows[n] = index_shuffle(place, last, _epoch_seed(seed, stream.name, epoch), 4)
-    return rows
-
-
-@functools.lru_cache(maxsize=4096)
-def _epoch_seed(seed: int, name: str, epoch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{name}\0{epoch}".encode()).digest()[:4], "big")
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Rows to read for a batch: of each its stream and its row on disk, -1 for an empty one."""
-
-    stream: np.ndarray
-    row: np.ndarray
-
-
-class _RunPlan:
-    """Which rows on disk make batch i of a run."""
-
-    def __init__(
-        self,
-        streams: Sequence[Stream],
-        deal: Deal,
-        seed: int,
-        batch_rows: int,
-        start_row: int,
-        stop_row: int,
-    ):
-        self.streams = streams
-        self._deal, self._seed, self._batch_rows, self._start = deal, seed, batch_rows, start_row
-        self._num_batches = (stop_row - start_row) // batch_rows
-
-    def __len__(self) -> int:
-        return self._num_batches
-
-    def wanted(self, batch: int, rows: np.ndarray) -> _Wanted:
-        """The given rows, int64[n] within the batch, of batch `batch`."""
-        first = self._start + batch * self._batch_rows
-        given, positions = self._deal.rows(first, first + self._batch_rows)
-        given, positions = given[rows], positions[rows]
-        on_disk = np.empty(len(rows), np.int64)
-        for k in np.unique(given):
-            at = given == k
-            on_disk[at] = shuffled(self.streams[k], self._seed, positions[at])
-        return _Wanted(given.astype(np.int32), on_disk)
-
-
-class _HeldOutPlan:
-    """Which rows on disk make batch i of a measurement."""
-
-    def __init__(self, stream: Stream, batch_rows: int, num_rows: int):
-        self.streams = [stream]
-        self._batch_rows, self._num_rows = batch_rows, num_rows
-
-    def __len__(self) -> int:
-        return -(-self._num_rows // self._batch_rows)
-
-    def wanted(self, batch: int, rows: np.ndarray) -> _Wanted:
-        place = batch * self._batch_rows + rows
-        on_disk = place * self.streams[0].num_rows // self._num_rows
-        return _Wanted(np.zeros(len(rows), np.int32), np.where(place < self._num_rows, on_disk, -1))
 
 
 @dataclass(frozen=True)
@@ -282,7 +207,7 @@ def part(
 class _LocalBatches:
     """Random access to this process's part of the batches, some at a time, as numpy arrays: what Grain's threads read."""
 
-    def __init__(self, plan: _RunPlan | _HeldOutPlan, layout: _Layout):
+    def __init__(self, plan: RunPlan | HeldOutPlan, layout: _Layout):
         self._plan = plan
         self._rows, self._columns = layout.rows, layout.columns
         self._group = max(1, READ_ROWS // len(self._rows))

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import inspect, prepare, rows
+from data import prepare, rows
 from data.config import PrepareConfig, SentencePieceConfig
 from data.pack import Row
 from data.tokenizer import load_tokenizer, train_sentencepiece
+from data.view import view_row, view_streams
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
@@ -48,7 +49,7 @@ def out(tmp_path_factory) -> Path:
 
 
 def test_spans_give_back_the_text_and_the_mask(out):
-    views = inspect.inspect(str(out), num_documents=5, num_rows=1000)
+    views = view_streams(str(out), num_documents=5, num_rows=1000)
     assert [view.name for view in views] == ["pairs", "texts"]
     texts = set()
     for view in views:
@@ -68,7 +69,7 @@ def test_spans_give_back_the_text_and_the_mask(out):
 
 
 def test_a_question_is_context_and_an_answer_is_supervised(out):
-    (view,) = inspect.inspect(str(out / "pairs"), num_rows=1000)
+    (view,) = view_streams(str(out / "pairs"), num_rows=1000)
     spans = [s for row in view.rows for segment in row.segments for s in segment.spans]
     context = "".join(s.text for s in spans if s.kind == "context")
     supervised = "".join(s.text for s in spans if s.kind == "supervised")
@@ -84,13 +85,13 @@ def test_text_survives_characters_cut_into_bytes(out):
     for cut in range(1, len(ids)):
         mask = np.arange(len(ids)) >= cut
         row = Row(ids, np.ones(len(ids), np.int32), mask)
-        (segment,) = inspect.view_row(0, row, tokenizer).segments
+        (segment,) = view_row(0, row, tokenizer).segments
         assert sum(len(span.text) for span in segment.spans) >= len("a 漢字 b")
         assert "".join(span.text for span in segment.spans).endswith(" b")
 
 
 def test_facts_state_bos_eos_fill_and_held_out(out):
-    view = inspect.inspect(str(out))[1]
+    view = view_streams(str(out))[1]
     facts = dict(view.facts)
     assert facts["BOS"].startswith("every document begins with <s> (id 1)")
     assert facts["EOS"].startswith("every document ends with </s> (id 2)")
@@ -162,4 +163,4 @@ def test_another_tokenizer_is_refused(out, tmp_path):
     shutil.rmtree(copy / "tokenizer")
     train_sentencepiece(TEXTS, str(copy / "tokenizer"), SentencePieceConfig(vocab_size=310))
     with pytest.raises(ValueError, match="not the tokenizer"):
-        inspect.inspect(str(copy / "texts"))
+        view_streams(str(copy / "texts"))

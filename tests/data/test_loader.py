@@ -17,9 +17,10 @@ from jax.sharding import PartitionSpec as P
 
 from data import loader
 from data.config import MixtureConfig, StreamConfig
-from data.loader import batches, fingerprint, held, heldout_batches, part, shuffled
+from data.loader import batches, fingerprint, held, heldout_batches, part
 from data.mixture import Deal
 from data.pack import Row
+from data.plan import RunPlan, shuffled
 from data.rows import shard_name, write_shard, write_stream
 from data.stream import open_stream, open_streams
 
@@ -203,7 +204,7 @@ def test_hosts_build_what_their_devices_hold_of_the_same_batches(streams, deal, 
     numbers, per_host = GRIDS[name]
     shape = (16, SEQ_LEN)
     ways = {"data": numbers.shape[0], "sequence": numbers.shape[2]}
-    plan = loader._RunPlan(streams, deal, 7, 16, 32, 80)
+    plan = RunPlan(streams, deal, 7, 16, 32, 80)
     seen = np.zeros((3, *shape), int)
     for host in range(8 // per_host):
         indices = [
