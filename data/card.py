@@ -32,8 +32,9 @@ def make_card(
 ) -> dict[str, Any]:
     """The card of one corpus.
 
-    `documents_in` counts every row of the sources; those not in the stream are held out or in `removed`, by stage and
-    reason. Tokens are those of the documents trained on: `tokens_in` before conversion, `tokens_out` in the rows.
+    `documents_in` counts every row of the sources; those not in the stream are held out or in
+    `removed`, by stage and reason. Tokens are those of the documents trained on: `tokens_in` before
+    conversion, `tokens_out` in the rows.
 
     Args:
         name: the corpus' name in the recipe.

@@ -1,13 +1,16 @@
-"""Documents to token ids with a loss mask: plain texts, and conversations through a chat template.
+"""Documents to token ids with a loss mask: texts, and conversations through a chat template.
 
-* Every template is Jinja: ours lie in `chat_templates/`, others come with a tokenizer or from a file, and all are
-  rendered with the settings that transformers uses. One document becomes one segment.
-* The whole rendered text is tokenized once; the loss mask comes from character spans of that one tokenization. A token
-  is supervised when any character of it is, so that a token that joins the prompt's last space with the answer's first
-  word is learned.
-* Special-token strings that the template writes become special ids. The same strings inside a turn stay text.
-* Who adds BOS and EOS: for texts and for the text templates `plain` and `huatuo` the caller (`add_bos`, `add_eos`); all
-  other templates say themselves where they stand, and nothing is added to them.
+* Every template is Jinja: ours lie in `chat_templates/`, others come with a tokenizer or from a
+  file, and all are rendered with the settings that transformers uses. One document becomes one
+  segment.
+* The whole rendered text is tokenized once; the loss mask comes from character spans of that one
+  tokenization. A token is supervised when any character of it is, so that a token that joins the
+  prompt's last space with the answer's first word is learned.
+* Special-token strings that the template writes become special ids. The same strings inside a turn
+  stay text.
+* Who adds BOS and EOS: for texts and for the text templates `plain` and `huatuo` the caller
+  (`add_bos`, `add_eos`); all other templates say themselves where they stand, and nothing is added
+  to them.
 """
 
 import functools
@@ -42,7 +45,8 @@ class Encoded:
 
     Attributes:
         tokens: int32 `[n]`.
-        supervised: bool `[n]`, whether a token is a target. The first never is: nothing comes before it.
+        supervised: bool `[n]`, whether a token is a target. The first never is: nothing comes
+            before it.
     """
 
     tokens: np.ndarray
@@ -66,11 +70,12 @@ def encode_documents(
 ) -> list[Encoded]:
     """Documents as token ids with their loss masks, in the order given.
 
-    A text is supervised wholly, whatever `chat.train_on` says: it has no turns to choose from. Texts, and plain
-    conversations under `train_on: all`, go through the tokenizer in one batch.
+    A text is supervised wholly, whatever `chat.train_on` says: it has no turns to choose from.
+    Texts, and plain conversations under `train_on: all`, go through the tokenizer in one batch.
 
     Raises:
-        ConversationError: a conversation does not fit the template (the message names the document).
+        ConversationError: a conversation does not fit the template (the message names the
+            document).
         ValueError: the template cannot be used with this tokenizer at all.
     """
     texts: dict[int, str] = {}
@@ -172,7 +177,8 @@ def _conversation(
         if isinstance(part, int):
             supervised.append(mask)
         else:
-            # A token without characters is the space put before a text: it goes with the first character.
+            # A token without characters is the space put before a text: it goes with the first
+            # character.
             until = np.concatenate([[0], np.cumsum(mask)])
             ends = np.minimum(np.maximum(spans[:, 1], spans[:, 0] + 1), len(mask))
             supervised.append(until[ends] > until[spans[:, 0]])
@@ -181,7 +187,7 @@ def _conversation(
 
 
 def _split(rendered: str, tokenizer: Tokenizer) -> list[tuple[str | int, np.ndarray]]:
-    """Texts with a mask per character, and special ids with a mask of one, from a rendering with its marks."""
+    """A rendering with its marks as texts, a mask per character, and special ids, a mask of one."""
     parts: list[tuple[str | int, np.ndarray]] = []
     inside = False
     text: list[str] = []
@@ -212,7 +218,7 @@ def _special_pattern(special: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("(" + "|".join([*map(re.escape, longest_first), OPEN, CLOSE]) + ")")
 
 
-# --- rendering ---
+# --- rendering ------------------------------------------------------------------------------------
 
 
 def _render(
@@ -223,7 +229,7 @@ def _render(
     generation_prompt: bool = False,
     mark: bool = False,
 ) -> str:
-    """The template's output: turns with their special strings escaped, `{% generation %}` blocks between marks.
+    """The template's output: special strings of turns escaped, `{% generation %}` between marks.
 
     `mark` puts the marks around what the assistant's turns say, instead.
     """
@@ -232,7 +238,8 @@ def _render(
     for token in _NEEDED.get(chat.template, ()):
         if token not in tokenizer.special_ids:
             raise ValueError(
-                f"chat.template: {chat.template} writes {token}, which {tokenizer.path} does not have"
+                f"chat.template: {chat.template} writes {token}, "
+                f"which {tokenizer.path} does not have"
             )
     escape = _special_pattern(tuple(tokenizer.special_ids))
     messages = []
@@ -273,9 +280,10 @@ def _render(
 def _marked(rendered: str, turns: Sequence[Turn], chat: ChatConfig, tokenizer: Tokenizer) -> str:
     """The rendering with marks around what the assistant says, end of turn included.
 
-    Templates with `{% generation %}` say it themselves. For others it is what each further assistant turn adds to the
-    conversation rendered up to it; where a template renders earlier turns differently later on, what its turns say is
-    marked instead, up to the special token right behind it.
+    Templates with `{% generation %}` say it themselves. For others it is what each further
+    assistant turn adds to the conversation rendered up to it; where a template renders earlier
+    turns differently later on, what its turns say is marked instead, up to the special token right
+    behind it.
     """
     if OPEN in rendered or re.search(r"{%-?\s*generation\b", template_source(chat, tokenizer)):
         return rendered
@@ -314,8 +322,9 @@ def _marked(rendered: str, turns: Sequence[Turn], chat: ChatConfig, tokenizer: T
         or marked.count(CLOSE) != count
     ):
         raise ValueError(
-            f"chat.template {chat.template}: cannot tell which part of its output the assistant says; put "
-            "{% generation %} ... {% endgeneration %} around it in the template, or set chat.train_on: all"
+            f"chat.template {chat.template}: cannot tell which part of its output the assistant "
+            "says; put {% generation %} ... {% endgeneration %} around it in the template, "
+            "or set chat.train_on: all"
         )
     behind = re.compile(f"{CLOSE}(\\s*(?:{special.pattern[1:-1]}))")
     return behind.sub(lambda match: match[1] + CLOSE, marked)

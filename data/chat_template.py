@@ -1,4 +1,4 @@
-"""Chat templates: Jinja, compiled as transformers compiles them, with marks around `{% generation %}` blocks."""
+"""Chat templates: Jinja as transformers compiles it, with marks around `{% generation %}`."""
 
 import functools
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from etils import epath
 
 TEMPLATES = ("plain", "huatuo", "llama2", "llama3")
-# Marks around what the assistant says. Noncharacters: no interchanged text holds them, and no template's `strip`
-# removes them.
+# Marks around what the assistant says. Noncharacters: no interchanged text holds them, and no
+# template's `strip` removes them.
 OPEN, CLOSE = "\ufdd3", "\ufdd4"
 
 
@@ -26,14 +26,15 @@ def read_template(name: str) -> str:
     path = epath.Path(name)
     if not path.exists() or path.is_dir():
         raise ValueError(
-            f"chat.template: {name!r} is neither {', '.join(TEMPLATES)}, tokenizer nor a Jinja file that is there"
+            f"chat.template: {name!r} is neither {', '.join(TEMPLATES)}, tokenizer "
+            "nor a Jinja file that is there"
         )
     return path.read_text(encoding="utf-8")
 
 
 @functools.lru_cache(maxsize=16)
 def compile_template(source: str) -> Any:
-    """The template as transformers would compile it, but for today's date: rows must not depend on the day."""
+    """As transformers would compile it, but for today's date: rows must not depend on the day."""
     import json
 
     import jinja2.nodes

@@ -19,7 +19,7 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 
 
 def open_file(path: str) -> io.BufferedReader:
-    """A file to read, from disk or object storage; decompressed when its name ends as compressed ones do.
+    """A file to read, from disk or object storage; decompressed when its name says it must be.
 
     Raises:
         OSError: it cannot be opened. Reading from it raises EOFError where compression is broken.
@@ -34,9 +34,11 @@ def open_file(path: str) -> io.BufferedReader:
 
 
 class _Decompressed(io.RawIOBase):
-    """Every frame of a compressed file, up to the very place where it breaks off; that is an EOFError, never an end.
+    """Every frame of a compressed file, up to the very place where it breaks off.
 
-    The libraries' own file objects lose what they had decompressed before an error, or (Zstandard) notice none.
+    Breaking off is an EOFError, never an end.
+    The libraries' own file objects lose what they had decompressed before an error, or (Zstandard)
+    notice none.
     """
 
     def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]):

@@ -1,4 +1,4 @@
-"""What a recipe may say about data: corpora, their preparation, the streams of a run and their mixture."""
+"""What a recipe may say about data: corpora, their preparation, a run's streams, their mixture."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,10 @@ class Config(BaseModel):
 
 
 class FieldsConfig(Config):
-    """Which fields of a source row hold what. Dotted paths reach into objects, lists are joined by a blank line."""
+    """Which fields of a source row hold what.
+
+    Dotted paths reach into objects, lists are joined by a blank line.
+    """
 
     text: Paths | None = Field(default=None, description="running text")
     title: Paths | None = Field(
@@ -86,7 +89,7 @@ class SentencePieceConfig(Config):
 
 
 class HeldOutConfig(Config):
-    """Which documents are kept from training, to measure on. Decided once, over all corpora together."""
+    """Which documents are kept from training, to measure on. Decided once, over all corpora."""
 
     fraction: float = Field(default=0.02, ge=0, lt=1, description="share of groups held out")
     max_documents: int = Field(
@@ -134,7 +137,8 @@ class StreamConfig(Config):
     path: Path = Field(description="a folder written by data.prepare")
     weight: Annotated[float, Field(ge=0)] | Points = Field(
         default=1.0,
-        description="share of tokens; for mixture.schedule=piecewise also [[progress, weight], ...]",
+        description="share of tokens; for mixture.schedule=piecewise also "
+        "[[progress, weight], ...]",
     )
     priority: float | None = Field(default=None, gt=0, description="for mixture.schedule=priority")
     epochs: float | None = Field(

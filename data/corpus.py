@@ -1,5 +1,7 @@
-"""A corpus as it was read: its documents dealt to buckets and sorted by id, what was counted, what was set aside.
+"""A corpus as it was read: its documents, what was counted, what was set aside.
 
+Documents are dealt to buckets by the hash of their id, and sorted by id, so neither the number nor
+the order of the inputs shows.
 Inputs are shared out to processes; a share that was read is not read again by a run that goes on.
 """
 
@@ -95,7 +97,8 @@ def _read_inputs(task: _ReadTask, report: Report) -> None:
     for document in sources.read(
         task.corpus, task.name, set_aside=set_aside.append, part=task.part
     ):
-        # The place it was read from depends on how the input is cut into files; the corpus does not.
+        # The place it was read from depends on how the input is cut into files; the corpus does
+        # not.
         document = Document(document.id, document.turns, task.name, document.meta)
         dealer.add(document)
         if signatures:

@@ -1,10 +1,10 @@
-"""The record that every stage of `data` passes on: a document, its identity and the choices made about it.
+"""The record that every stage of `data` passes on: a document, its identity, choices about it.
 
 * A plain text is one turn with role `text`; a conversation has roles `system`, `user`, `assistant`.
-* The id is the hash of the document **as read**, before any cleaning; later stages keep it. Equal documents share
-  an id, so nothing may take it for a unique key.
-* Every random choice about a document is seeded by (id, name of the choice) alone: not by its place in a listing,
-  the number of workers or Python's hash seed; and no two choices share a draw.
+* The id is the hash of the document **as read**, before any cleaning; later stages keep it. Equal
+  documents share an id, so nothing may take it for a unique key.
+* Every random choice about a document is seeded by (id, name of the choice) alone: not by its place
+  in a listing, the number of workers or Python's hash seed; and no two choices share a draw.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ class Turn:
 class Document:
     """A text or a conversation, where it came from, and what is known about it.
 
-    `source` is the place it was read from (`file:line`). Keys of `meta`: `source_id` (the user's own id), `group`,
-    `title`; stages add `parent`, `tasks`, `span`.
+    `source` is the place it was read from (`file:line`). Keys of `meta`: `source_id` (the user's
+    own id), `group`, `title`; stages add `parent`, `tasks`, `span`.
     """
 
     id: str

@@ -1,11 +1,12 @@
-"""One machine's way to work on a corpus: deal documents to partitions, then run one function over each of them.
+"""How one machine works on a corpus: deals documents, then runs a function over each partition.
 
-Dealing: documents are read, gathered until 64 MB are full, sorted by id and written as a *run*: one file with one
-compressed frame per bucket. Reading a partition back merges its frames of all runs, so documents come sorted by id, then
-by content, whatever the inputs were, and neither step holds more than a run.
+Dealing: documents are read, gathered until 64 MB are full, sorted by id and written as a *run*: one
+file with one compressed frame per bucket. Reading a partition back merges its frames of all runs,
+so documents come sorted by id, then by content, whatever the inputs were, and neither step holds
+more than a run.
 
-Running: a pool of spawned processes that report progress, die with their parent, and turn a message for the user back
-into the `ValueError` it was.
+Running: a pool of spawned processes that report progress, die with their parent, and turn a message
+for the user back into the `ValueError` it was.
 """
 
 import heapq
@@ -33,7 +34,8 @@ from data.document import Document, partition_of
 
 BUCKETS = 64
 RUN_BYTES = 64 << 20
-# A frame read back needs its window in memory, times the number of runs; a small one costs a few percent of disk.
+# A frame read back needs its window in memory, times the number of runs; a small one costs a few
+# percent of disk.
 WINDOW_LOG = 18
 MAX_OPEN_RUNS = 256
 
@@ -42,11 +44,11 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-# --- dealing ----------------------------------------------------------------------------------------------------
+# --- dealing --------------------------------------------------------------------------------------
 
 
 class Dealer:
-    """Writes documents into the runs of one folder, dealt to `num_buckets` by the hash of their id."""
+    """Writes documents into the runs of one folder, dealt to buckets by the hash of their id."""
 
     def __init__(self, folder: str | os.PathLike, num_buckets: int, run_bytes: int = RUN_BYTES):
         self._folder = Path(folder)
@@ -60,7 +62,7 @@ class Dealer:
         self._num_runs = 0
 
     def add(self, document: Document) -> None:
-        """Deals one document. Lone surrogates must have been set aside before: they are not text."""
+        """Deals one document. Lone surrogates were set aside before: they are not text."""
         line = document.to_json().encode()
         self._lines[partition_of(document.id, self._num_buckets)].append(line)
         self._held += len(line) + 64
@@ -145,7 +147,7 @@ def _read_frame(run: Run, bucket: int) -> Iterator[bytes]:
         yield from io.BufferedReader(reader, 1 << 16)
 
 
-# --- running ----------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def run_tasks(
@@ -155,10 +157,11 @@ def run_tasks(
     workers: int,
     advance: Report,
 ) -> list[Result]:
-    """Runs `function(task, advance)` for every task, in `workers` processes, and gives the results in order.
+    """Runs `function(task, advance)` for every task and gives the results in order.
 
-    One worker (or one task) runs here, in this process. Otherwise `function` and the tasks are sent to spawned
-    processes, so `function` must be a module's own function (or a `functools.partial` of one).
+    One worker (or one task) runs here, in this process. Otherwise `function` and the tasks are sent
+    to spawned processes, so `function` must be a module's own function (or a `functools.partial` of
+    one).
 
     Args:
         function: does one task; calls `advance(amount)` as it goes.
@@ -231,7 +234,8 @@ def _run_task(function: Callable[..., Any], task: Any) -> Any:
     try:
         return function(task, _amounts.put)
     except ValueError as error:
-        # Raised by our code it is a message for the user; raised inside a library it is a defect and keeps its traceback.
+        # Raised by our code it is a message for the user; raised inside a library it is a defect
+        # and keeps its traceback.
         if is_ours(error):
             return _UserError(str(error))
         raise
@@ -256,7 +260,9 @@ def _drain(amounts: Any, advance: Report, done: threading.Event) -> None:
 
 @contextmanager
 def progress_bar(what: str, total: float | None) -> Iterator[Report]:
-    """Shows bytes done, MB/s and the time left while the block runs; silent where the output is not a terminal.
+    """Shows bytes done, MB/s and the time left while the block runs.
+
+    Silent where the output is not a terminal.
 
     Args:
         what: said before the bar.

@@ -1,9 +1,12 @@
 """A source row (a JSON object, a table row) into a document, by the recipe's `fields`.
 
-* A path is a key, or keys joined by dots that reach into objects; a number picks from a list, and a key asked of a list is
-  asked of each of its entries. Lists of texts, and several paths, are joined by a blank line.
-* A row without a field it must have is the recipe's mistake as long as no row had it, and a bad row afterwards.
-* A turn is `{role, content}`, `{from, value}` or a plain string; strings alternate, the user begins.
+* A path is a key, or keys joined by dots that reach into objects; a number picks from a list, and a
+  key asked of a list is asked of each of its entries. Lists of texts, and several paths, are joined
+  by a blank line.
+* A row without a field it must have is the recipe's mistake as long as no row had it, and a bad row
+  afterwards.
+* A turn is `{role, content}`, `{from, value}` or a plain string; strings alternate, the user
+  begins.
 """
 
 import difflib
@@ -29,7 +32,7 @@ PATIENCE = 1000
 
 
 class UnusableRow(Exception):
-    """This row makes no document; `reason` says why, in general first, then in particular after a colon."""
+    """This row makes no document; `reason` says why: in general, a colon, in particular."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -78,7 +81,8 @@ class RowReader:
 
         Raises:
             UnusableRow: the row is to be set aside.
-            ValueError: the recipe names a field that is not there; says file, line, field and the fields there are.
+            ValueError: the recipe names a field that is not there; says file, line, field and the
+                fields there are.
         """
         self._rows += 1
         if self._rows == PATIENCE:
@@ -169,7 +173,8 @@ class RowReader:
                 yield from self._texts(entry, label, place)
         elif value is not None:
             raise ValueError(
-                f"{place}: corpora.{self._name}.fields.{label} is a {type(value).__name__}, not text"
+                f"{place}: corpora.{self._name}.fields.{label} is a {type(value).__name__}, "
+                "not text"
             )
 
     def _turns(self, row: Mapping[str, Any], place: str) -> list[Turn]:
@@ -217,7 +222,8 @@ class RowReader:
             else type(entry).__name__
         )
         return ValueError(
-            f"{place}: corpora.{self._name}.fields.turns: {self._fields.turns} holds {there}; a turn is "
+            f"{place}: corpora.{self._name}.fields.turns: {self._fields.turns} holds {there}; "
+            "a turn is "
             "{role, content}, {from, value} or a plain string"
         )
 

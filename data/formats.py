@@ -1,7 +1,8 @@
-"""The rows of one input, whatever its format: text, JSON Lines, JSON, CSV, Parquet, Arrow, Hugging Face, TFDS.
+"""The rows of one input: text, JSON Lines, JSON, CSV, Parquet, Arrow, Hugging Face, TFDS.
 
-Files are streamed, compressed or not, from disk or object storage; what is held is one row, one batch of a table, or one
-text file. What cannot be read comes as `Broken` in its place, and reading goes on behind it where that is possible.
+Files are streamed, compressed or not, from disk or object storage; what is held is one row, one
+batch of a table, or one text file. What cannot be read comes as `Broken` in its place, and reading
+goes on behind it where that is possible.
 """
 
 import codecs
@@ -44,7 +45,9 @@ def format_of(path: str) -> str | None:
 
 
 def file_rows(path: str, format_: str, columns: list[str]) -> Iterator[Item]:
-    """The rows of one file. `columns` are the field paths wanted: others may be left out where that saves reading.
+    """The rows of one file.
+
+    `columns` are the field paths wanted: others may be left out where that saves reading.
 
     Raises:
         OSError: the file cannot be opened.
@@ -82,7 +85,8 @@ def open_dataset(path: str, name: str | None, split: str, revision: str | None) 
         return datasets.load_dataset(path, name, split=split, revision=revision, streaming=True)
     except Exception as error:  # network, access and naming errors have no common class
         raise ValueError(
-            f"path: {path} (name {name}, split {split}) cannot be read as a Hugging Face data set: {error}"
+            f"path: {path} (name {name}, split {split}) cannot be read as a Hugging Face data set: "
+            f"{error}"
         ) from error
 
 
@@ -97,7 +101,10 @@ def dataset_rows(
 
 
 def open_tfds(path: str, name: str | None, split: str) -> Any:
-    """A TFDS data set as a random-access source: a prepared folder or a registered name. TensorFlow is not needed."""
+    """A TFDS data set as a random-access source: a prepared folder or a registered name.
+
+    TensorFlow is not needed.
+    """
     import tensorflow_datasets as tfds
     from etils import epath
 
@@ -126,7 +133,7 @@ def tfds_rows(path: str, split: str, source: Any, start: int, stop: int) -> Iter
             yield f"{path}/{split}:{number + 1}", row
 
 
-# --- line by line ---
+# --- line by line ---------------------------------------------------------------------------------
 
 
 def _text(
@@ -195,7 +202,7 @@ def _jsonl(
 def _json(
     file: io.BufferedReader, columns: list[str], path: str
 ) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
-    """The entries of an array, or objects one after the other; a file of whole lines is taken for JSON Lines."""
+    """The entries of an array, or objects one after the other; whole lines are JSON Lines."""
     head = file.peek(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
     if head[:1] != b"[":
         first, _, _ = head.partition(b"\n")
@@ -257,7 +264,7 @@ def _json(
 def _csv(
     file: io.BufferedReader, columns: list[str], path: str
 ) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
-    """Rows under the names of the first line; where all `columns` are numbers there is no such line."""
+    """Rows under the names of the first line, which is not there if all `columns` are numbers."""
     csv.field_size_limit(MAX_ROW_BYTES)
     delimiter = "\t" if ".tsv" in path.lower() else ","
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -308,7 +315,7 @@ def _object(row: Any) -> dict[str, Any] | Broken:
     )
 
 
-# --- tables ---
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def _table(path: str, format_: str, columns: list[str]) -> Iterator[Item]:

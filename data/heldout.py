@@ -1,7 +1,8 @@
 """The rows to measure on: held-out documents of a corpus, packed as they were read.
 
-Whatever a corpus is converted to, its held-out documents stay raw text (conversations as a question and its response),
-so that measurements of differently converted corpora, and of models trained on them, compare.
+Whatever a corpus is converted to, its held-out documents stay raw text (conversations as a question
+and its response), so that measurements of differently converted corpora, and of models trained on
+them, compare.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

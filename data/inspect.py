@@ -1,7 +1,8 @@
 """Shows what was prepared: `python -m data.inspect DIR [--documents N] [--rows N] [--html FILE]`.
 
-DIR is the `out_dir` of a preparation, or one stream in it. Shown are converted documents, and packed rows with their
-segments; text is coloured by the loss mask as it lies on disk, so what is seen is what is trained on.
+DIR is the `out_dir` of a preparation, or one stream in it. Shown are converted documents, and
+packed rows with their segments; text is coloured by the loss mask as it lies on disk, so what is
+seen is what is trained on.
 """
 
 import argparse
@@ -149,7 +150,8 @@ def _html_row(stream: str, row: RowView) -> str:
     )
     fill = 100 * row.num_tokens / row.seq_len
     title = f"row {row.index} of {stream}: {row.num_tokens} of {row.seq_len} tokens ({fill:.1f} %)"
-    return f'<details open><summary>{_text(title)}</summary><div class="bar">{bar}</div>{segments}</details>'
+    summary = f"<summary>{_text(title)}</summary>"
+    return f'<details open>{summary}<div class="bar">{bar}</div>{segments}</details>'
 
 
 def _html_span(span: Span) -> str:
@@ -164,7 +166,8 @@ def _text(text: str) -> str:
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Prepared streams</title><style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; }}
 th {{ text-align: left; padding-right: 2rem; font-weight: 600; }}
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; margin: .2rem 0 1rem; }}
 summary {{ font-weight: 600; margin-top: 1rem; }}

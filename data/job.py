@@ -1,7 +1,7 @@
 """One preparation: its folders, and the settings under which what lies in them is valid.
 
-A stream is prepared again when anything that its bytes depend on has changed; what was made under other settings is
-taken away first. Finished parts that were made under the same settings are kept.
+A stream is prepared again when anything that its bytes depend on has changed; what was made under
+other settings is taken away first. Finished parts that were made under the same settings are kept.
 """
 
 import json
@@ -49,7 +49,7 @@ class Job:
             self.spool = LocalPath(self.work) / "spool"
 
     def digest(self, name: str) -> str:
-        """Of everything that the bytes of a stream depend on besides the contents of its inputs."""
+        """Stands for all that the bytes of a stream depend on."""
         return _digest(self._settings[name])
 
     def source_digest(self, name: str) -> str:
@@ -71,7 +71,7 @@ class Job:
         return (self.out / "tokenizer").exists()
 
     def begin(self, name: str) -> None:
-        """Makes the folder ready; what was made under other settings is taken away, and that is said."""
+        """Makes the folder ready: takes away what was made under other settings, and says so."""
         stream, work = self.out / name, self.work / name
         mark = work / "settings.json"
         try:
@@ -179,7 +179,7 @@ def _digest(value: Any) -> str:
 
 
 def _products(folder: epath.Path) -> list[epath.Path]:
-    """The files this command writes into a stream's folder; the ones that say it is finished come first."""
+    """The files of a stream's folder; the ones that say it is finished come first."""
     patterns = ["stream.json", "heldout/stream.json", "*.json", "heldout/*.json"]
     patterns += ["set_aside.jsonl.zst", "documents/part-*.jsonl.zst", "heldout/documents.jsonl.zst"]
     patterns += ["rows-train.array_record-*", "heldout/rows-train.array_record-*"]

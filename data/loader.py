@@ -1,12 +1,13 @@
 """From streams on disk to batches on the devices.
 
-Batch i of a run holds its rows i·B to (i + 1)·B. Which stream gives a row and its position there comes from the `Deal`;
-the position becomes a row on disk by a permutation drawn from (seed, stream, epoch), so any row is reached at once. A
-process reads the rows, and keeps the columns, that its own devices hold under the batch's sharding and no others; where
-a tensor or sequence axis crosses hosts, several processes read the same rows.
+Batch i of a run holds its rows i·B to (i + 1)·B. Which stream gives a row and its position there
+comes from the `Deal`; the position becomes a row on disk by a permutation drawn from (seed, stream,
+epoch), so any row is reached at once. A process reads the rows, and keeps the columns, that its own
+devices hold under the batch's sharding and no others; where a tensor or sequence axis crosses
+hosts, several processes read the same rows.
 
-Grain's threads read batches ahead, and one more thread moves them to the devices, so the training loop takes batches
-that are already there.
+Grain's threads read batches ahead, and one more thread moves them to the devices, so the training
+loop takes batches that are already there.
 """
 
 import functools
@@ -28,7 +29,8 @@ from data.stream import Stream, open_stream
 # Of the stream's description, what decides its rows; `fingerprint` covers the shards and the card.
 KEPT_FACTS = ("fingerprint", "num_rows", "tokens", "seq_len", "tokenizer")
 READ_THREADS = 4
-# Small batches are read several at a time: a read of the TFDS source costs a thread per shard, whatever it reads.
+# Small batches are read several at a time: a read of the TFDS source costs a thread per shard,
+# whatever it reads.
 READ_ROWS = 256
 
 Index = tuple[slice, ...]
@@ -72,7 +74,8 @@ def batches(
         Batches of arrays over the whole mesh. Close the iterator to end its threads early.
 
     Raises:
-        ValueError: sizes that do not divide, or a stream that cannot be read; also for errors in the threads.
+        ValueError: sizes that do not divide, or a stream that cannot be read; also for errors in
+            the threads.
     """
     if [stream.name for stream in streams] != deal.names:
         raise ValueError(
@@ -80,8 +83,8 @@ def batches(
         )
     if global_batch_rows < 1 or (stop_row - start_row) % global_batch_rows or stop_row < start_row:
         raise ValueError(
-            f"train.global_batch_rows: {global_batch_rows} does not divide the rows {start_row} to {stop_row}; "
-            "end the run on a whole batch"
+            f"train.global_batch_rows: {global_batch_rows} does not divide the rows {start_row} "
+            f"to {stop_row}; end the run on a whole batch"
         )
     layout = _Layout.of(mesh, spec, (global_batch_rows, streams[0].info["seq_len"]))
     plan = RunPlan(streams, deal, seed, global_batch_rows, start_row, stop_row)
@@ -106,7 +109,8 @@ def heldout_batches(
         spec: how [B, T] lies on the mesh.
 
     Yields:
-        Batches; the last is filled up with empty rows (segment_ids 0 and loss_mask false). `stream` is 0.
+        Batches; the last is filled up with empty rows (segment_ids 0 and loss_mask false). `stream`
+        is 0.
 
     Raises:
         ValueError: as `batches`.
@@ -122,9 +126,10 @@ def heldout_batches(
 
 
 def fingerprint(streams: Sequence[Stream]) -> dict[str, dict[str, Any]]:
-    """What a checkpoint keeps of its data, by stream in the run's order; it goes to JSON and back unchanged.
+    """What a checkpoint keeps of its data, by stream in the run's order.
 
-    Paths are left out: a folder that was moved holds the same rows.
+    It goes to JSON and back unchanged. Paths are left out: a folder that was moved holds the same
+    rows.
     """
     return {stream.name: {key: stream.info[key] for key in KEPT_FACTS} for stream in streams}
 
@@ -158,8 +163,8 @@ class _Layout:
             )
             if shape[dim] % ways:
                 raise ValueError(
-                    f"batch {name}: {shape[dim]} does not divide by {ways}, the product of the mesh axes {axes}; "
-                    "change the batch size, seq_len or the mesh"
+                    f"batch {name}: {shape[dim]} does not divide by {ways}, the product of the "
+                    f"mesh axes {axes}; change the batch size, seq_len or the mesh"
                 )
         sharding = NamedSharding(mesh, spec)
         indices = [
@@ -182,7 +187,7 @@ class _Layout:
 
 
 def held(indices: Iterable[Index], shape: tuple[int, int]) -> tuple[np.ndarray, slice]:
-    """The rows, int64[n] rising, and the range of columns that devices with these indices of [B, T] hold."""
+    """The rows, int64[n] rising, and the columns that devices with these indices of [B, T] hold."""
     ranges = {
         tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True)) for index in indices
     }
@@ -194,7 +199,7 @@ def held(indices: Iterable[Index], shape: tuple[int, int]) -> tuple[np.ndarray, 
 def part(
     local: np.ndarray, rows: np.ndarray, columns: slice, shape: tuple[int, int], index: Index
 ) -> np.ndarray:
-    """One device's part, by its global index, of a process's `local` array of these rows and columns."""
+    """One device's part, by its global index, of a process's array of these rows and columns."""
     start, stop, _ = index[0].indices(shape[0])
     place = int(np.searchsorted(rows, start))
     taken = local[place : place + stop - start]
@@ -205,7 +210,7 @@ def part(
 
 
 class _LocalBatches:
-    """Random access to this process's part of the batches, some at a time, as numpy arrays: what Grain's threads read."""
+    """This process's part of the batches, some at a time, by number: what Grain's threads read."""
 
     def __init__(self, plan: RunPlan | HeldOutPlan, layout: _Layout):
         self._plan = plan
@@ -255,8 +260,8 @@ def _open_rows(stream: Stream) -> Any:
     source = tfds.builder_from_directory(stream.path).as_data_source("train")  # pyright: ignore[reportCallIssue]
     if len(source) != stream.num_rows:
         raise ValueError(
-            f"stream {stream.name}: {stream.path}/dataset_info.json has {len(source)} rows, stream.json "
-            f"{stream.num_rows}; run data.prepare again"
+            f"stream {stream.name}: {stream.path}/dataset_info.json has {len(source)} rows, "
+            f"stream.json {stream.num_rows}; run data.prepare again"
         )
     return source
 

@@ -1,8 +1,8 @@
 """The mixture: which stream gives row n of a run, and which of its rows.
 
-Rows are dealt by the row weights `w_k` of the schedule (`schedule.py`) so that after every row n each stream k has
-given c_k(n) rows with |c_k(n) - ∫₀ⁿ w_k| < 1, for any number of streams and any schedule. Row n is a function of the
-streams and the mixture alone; there is no state to save.
+Rows are dealt by the row weights `w_k` of the schedule (`schedule.py`) so that after every row n
+each stream k has given c_k(n) rows with |c_k(n) - ∫₀ⁿ w_k| < 1, for any number of streams and any
+schedule. Row n is a function of the streams and the mixture alone; there is no state to save.
 """
 
 import heapq
@@ -22,16 +22,18 @@ KEPT = 1 << 12
 
 
 class Deal:
-    """The dealing of a whole run: which stream gives row n, and which of its rows. A pure function of its arguments.
+    """The dealing of a whole run: which stream gives row n, and which of its rows.
 
-    The table behind it is made as far as it is asked for (about 0.3 µs and one byte a row).
+    A pure function of its arguments. The table behind it is made as far as it is asked for (about
+    0.3 µs and one byte a row).
 
     Args:
         streams: the run's streams; at most 256.
         configs: their weights or priorities, by name.
         mixture: the schedule.
         total_rows: rows of the whole run, progress 1 of the schedule.
-        start_row: where a changed mixture takes over from another; rows before it are not this deal's.
+        start_row: where a changed mixture takes over from another; rows before it are not this
+            deal's.
         start_counts: rows that each stream had given by then, 0 for a new one.
 
     Raises:
@@ -60,7 +62,8 @@ class Deal:
             start_counts = [0] * len(streams)
         if len(start_counts) != len(streams) or min(start_counts) < 0:
             raise ValueError(
-                f"start_counts: {list(start_counts)} is not one count for each of {len(streams)} streams"
+                f"start_counts: {list(start_counts)} is not one count for each of {len(streams)} "
+                "streams"
             )
         self.names = [stream.name for stream in streams]
         self.total_rows = total_rows
@@ -70,9 +73,8 @@ class Deal:
         self._weights = row_weights(streams, configs, mixture, total_rows)
         self._lock = threading.Lock()
         self._jobs = _Jobs(self._weights, start_row)
-        self._table = np.empty(
-            total_rows - start_row, np.uint8
-        )  # the system gives its pages as they are written
+        # The system gives its pages as they are written.
+        self._table = np.empty(total_rows - start_row, np.uint8)
         self._dealt = 0
         self._kept = np.zeros(((total_rows - start_row) // KEPT + 1, len(streams)), np.int64)
         self._kept[0] = self.start_counts
@@ -81,8 +83,8 @@ class Deal:
         """The rows `start` to `stop` of the run.
 
         Returns:
-            The stream of each, uint8[n], and its position in that stream's endless order, int64[n]: epoch
-            `position // num_rows`, place in it `position % num_rows`.
+            The stream of each, uint8[n], and its position in that stream's endless order, int64[n]:
+            epoch `position // num_rows`, place in it `position % num_rows`.
         """
         if not self.start_row <= start <= stop <= self.total_rows:
             raise ValueError(
@@ -98,7 +100,7 @@ class Deal:
         return dealt.copy(), positions
 
     def counts(self, row: int) -> np.ndarray:
-        """Rows given by each stream before `row`, int64[K]; less than 1 from `planned(row)` at every row."""
+        """Rows given by each stream before `row`, int64[K]; less than 1 from `planned(row)`."""
         if not self.start_row <= row <= self.total_rows:
             raise ValueError(f"row {row} is not within {self.start_row} to {self.total_rows}")
         self._extend(row)
@@ -107,7 +109,7 @@ class Deal:
         return self._kept[kept] + np.bincount(tail, minlength=len(self.names))
 
     def planned(self, row: int) -> np.ndarray:
-        """The integral of the row weights up to `row`, float64[K], counted on from `start_counts`."""
+        """The integral of the row weights up to `row`, float64[K], on top of `start_counts`."""
         at = np.array([self.start_row, row], np.float64)
         sums = [self._weights.integral(k, at) for k in range(len(self.names))]
         return np.array(
@@ -118,8 +120,8 @@ class Deal:
         """What the whole run takes of each stream, for --dry-run.
 
         Returns:
-            Per stream: name, rows, tokens, supervised, padding (tokens are a row's average times the rows), share of
-            all tokens, epochs.
+            Per stream: name, rows, tokens, supervised, padding (tokens are a row's average times
+            the rows), share of all tokens, epochs.
         """
         lines = []
         for stream, count in zip(self._streams, self.counts(self.total_rows).tolist(), strict=True):
@@ -157,10 +159,11 @@ class Deal:
 class _Jobs:
     """Deals rows so that every stream stays less than one row from its integral.
 
-    This is Tijdeman's chairman assignment (Discrete Mathematics 32, 1980). The j-th row of a stream is a job: it may be
-    dealt once the integral W reaches j + margin and must be by the time it reaches j + 1 - margin, so the count stays
-    within 1 - margin of W. With a margin of up to 1/(2K - 2) all K streams' jobs can be dealt one per row, and then
-    taking the released job with the earliest deadline does it. Ours is a little less, which leaves room for rounding.
+    This is Tijdeman's chairman assignment (Discrete Mathematics 32, 1980). The j-th row of a stream
+    is a job: it may be dealt once the integral W reaches j + margin and must be by the time it
+    reaches j + 1 - margin, so the count stays within 1 - margin of W. With a margin of up to
+    1/(2K - 2) all K streams' jobs can be dealt one per row, and then taking the released job with
+    the earliest deadline does it. Ours is a little less, which leaves room for rounding.
     """
 
     def __init__(self, weights: RowWeights, start_row: int):

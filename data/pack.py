@@ -1,11 +1,12 @@
 """Packing: documents of any length into rows of one length, best fit first.
 
-A document longer than a row gives full rows and one remainder; every piece that is shorter than a row is put where
-it leaves the least space. Every token of every document lands in exactly one place, and nothing is cut off.
+A document longer than a row gives full rows and one remainder; every piece that is shorter than a
+row is put where it leaves the least space. Every token of every document lands in exactly one
+place, and nothing is cut off.
 
-Pieces are placed a window at a time, longest first (best-fit decreasing), so memory is bounded by the window and not
-by the corpus. The emptiest rows of a window stay open for the next one. The result is a pure function of the documents
-and their order.
+Pieces are placed a window at a time, longest first (best-fit decreasing), so memory is bounded by
+the window and not by the corpus. The emptiest rows of a window stay open for the next one. The
+result is a pure function of the documents and their order.
 """
 
 from bisect import bisect_left, insort
@@ -30,8 +31,8 @@ class Row:
     Attributes:
         tokens: int32[T], 0 in the padding.
         segment_ids: int32[T], 1, 2, ... in the order of the row, 0 = padding.
-        loss_mask: bool[T]; token t is supervised as a target, predicted at t - 1 of the same segment. A segment's first
-            token never is: nothing predicts it.
+        loss_mask: bool[T]; token t is supervised as a target, predicted at t - 1 of the same
+            segment. A segment's first token never is: nothing predicts it.
     """
 
     tokens: np.ndarray
@@ -47,8 +48,8 @@ def pack(
     Args:
         documents: tokens int32[n] and supervised bool[n] of each, n >= 1.
         seq_len: T, the length of a row.
-        window_tokens: tokens held before they are placed; more fills rows better and takes 5 bytes a token. Default: 4 M
-            tokens, and at least 128 rows.
+        window_tokens: tokens held before they are placed; more fills rows better and takes 5 bytes
+            a token. Default: 4 M tokens, and at least 128 rows.
 
     Yields:
         Rows; their order is that in which they were opened.

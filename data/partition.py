@@ -1,7 +1,7 @@
-"""A partition of a corpus: some buckets of its documents, converted, tokenized once and packed into one shard.
+"""A partition of a corpus: a share of its documents, converted, tokenized, packed into a shard.
 
-A partition is made on its own, in any process, from the documents as they were read. What is counted on the way is its
-record, which is written last.
+A partition is made on its own, in any process, from the documents as they were read. What is
+counted on the way is its record, which is written last.
 """
 
 import functools
@@ -114,7 +114,8 @@ def partition_tasks(
             work=str(job.work / name),
             partition=i,
             num_partitions=count,
-            # `partition_of` is a remainder and `count` divides the buckets, so a partition is some whole buckets.
+            # `partition_of` is a remainder and `count` divides the buckets, so a partition is some
+            # whole buckets.
             buckets=tuple(range(i, buckets, count)),
             runs=read.runs,
             split=str(job.spool / "split.json"),
@@ -158,7 +159,8 @@ def _build_partition(task: PartitionTask, report: Report) -> None:
             yield document
 
     def write(document: Document) -> None:
-        # A document that no stage has changed is written as it was read; spelling it again costs a twentieth of the time.
+        # A document that no stage has changed is written as it was read; spelling it again costs a
+        # twentieth of the time.
         same, line = lines.pop(id(document), (None, b""))
         file.write(line if same is document else document.to_json().encode() + b"\n")
 

@@ -1,4 +1,4 @@
-"""Which rows on disk make a batch, of a run or of a measurement: any one at once, from its number alone."""
+"""Which rows on disk make a batch, of a run or of a measurement: from its number alone."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Raw corpora into converted documents and packed streams: `python -m data.prepare RECIPE [key.path=value ...]`.
+"""Raw corpora into packed streams: `python -m data.prepare RECIPE [key.path=value ...]`.
 
 1. **Deal.** Every input is read once; documents go to buckets by the hash of their id, sorted by
    id (`corpus.py`, on top of `sources.py` and `executor.py`).
@@ -39,7 +39,8 @@ def prepare(config: PrepareConfig) -> dict[str, dict[str, Any]]:
     """Prepares every corpus of a recipe and gives its `stream.json`, by name.
 
     Raises:
-        ValueError: the recipe, a source or the tokenizer is not as it must be; the message says what to do.
+        ValueError: the recipe, a source or the tokenizer is not as it must be; the message says
+            what to do.
         ChildProcessError: a worker was killed.
     """
     job = Job(config)
@@ -147,8 +148,9 @@ def _say_what_next(config: PrepareConfig, cards: list[dict[str, Any]]) -> None:
     for card in cards:
         if config.heldout.fraction and not card["heldout"]["documents"]:
             print(
-                f"{card['name']}: no document is held out (heldout.fraction={config.heldout.fraction} "
-                "of few groups); its held-out loss cannot be measured."
+                f"{card['name']}: no document is held out "
+                f"(heldout.fraction={config.heldout.fraction} of few groups); "
+                "its held-out loss cannot be measured."
             )
     paths = [f"{config.out_dir}/{card['name']}" for card in cards]
     print(f"\nStreams:  {', '.join(paths)}")
@@ -163,7 +165,8 @@ def _print_plan(config: PrepareConfig) -> None:
         state = "prepared already" if job.is_finished(name) else "to prepare"
         count = config.partitions or "by size, at most 64"
         print(
-            f"{name}: {len(inputs)} inputs, {sum(sizes) / 1e6:,.1f} MB as stored; partitions: {count}; {state}"
+            f"{name}: {len(inputs)} inputs, {sum(sizes) / 1e6:,.1f} MB as stored; "
+            f"partitions: {count}; {state}"
         )
         for item, size in itertools.islice(zip(inputs, sizes, strict=True), 5):
             print(f"  {item}  {size / 1e6:,.1f} MB")

@@ -1,7 +1,8 @@
-"""The packed stream on disk: a TFDS dataset of rows in array_record shards, described by `stream.json`.
+"""The packed stream on disk: a TFDS dataset of array_record shards, described by `stream.json`.
 
-A row is a `tf.train.Example` of three features (`tokens`, `segment_ids`, `loss_mask`). Its bytes are written here and not
-by protobuf, whose map order follows the hash seed: two runs would differ. TFDS reads them as its own.
+A row is a `tf.train.Example` of three features (`tokens`, `segment_ids`, `loss_mask`). Its bytes
+are written here and not by protobuf, whose map order follows the hash seed: two runs would differ.
+TFDS reads them as its own.
 """
 
 import hashlib
@@ -58,8 +59,8 @@ def serialize(row: Row) -> bytes:
 def write_shard(path: str | os.PathLike, rows: Iterable[Row]) -> int:
     """Writes one shard and returns its number of rows.
 
-    It is written under a local name and put in place whole, so a shard that has its name is complete. Object storage,
-    where array_record cannot write, gets the finished file.
+    It is written under a local name and put in place whole, so a shard that has its name is
+    complete. Object storage, where array_record cannot write, gets the finished file.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -74,7 +75,7 @@ def write_shard(path: str | os.PathLike, rows: Iterable[Row]) -> int:
 
 
 class whole_file:
-    """Gives a local file to write, and puts it at `path` whole when the block ends without an error."""
+    """Gives a local file to write, and puts it at `path` when the block ends without an error."""
 
     def __init__(self, path: str | os.PathLike):
         self._path = epath.Path(path)
@@ -147,7 +148,8 @@ def write_stream(
 
     Args:
         folder: the stream's folder, all its shards in place.
-        stream: name, seq_len, tokens, supervised, documents, tokenizer, vocab_size, add_bos, add_eos.
+        stream: name, seq_len, tokens, supervised, documents, tokenizer, vocab_size, add_bos,
+            add_eos.
         shard_rows: rows of each shard.
         card: what `card.json` says; it is part of the fingerprint.
 
@@ -167,7 +169,7 @@ def write_stream(
 
 
 def fingerprint(stream: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    """sha256 over a stream's description (shard names, sizes and row counts among it) and its card."""
+    """sha256 over a stream's description (with its shards' names, sizes and rows) and its card."""
     told = {key: value for key, value in stream.items() if key != "fingerprint"}
     return hashlib.sha256(to_json([told, card]).encode()).hexdigest()
 
@@ -217,7 +219,10 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
 
 
 def _varints(values: np.ndarray) -> bytes:
-    """Non-negative integers as protobuf varints: 7 bits a byte, low bits first, the high bit set on all but the last."""
+    """Non-negative integers as protobuf varints.
+
+    7 bits a byte, low bits first, the high bit set on all but the last byte.
+    """
     if values.dtype == np.bool_:
         return values.tobytes()
     values = values.astype(np.uint32)

@@ -1,11 +1,11 @@
 """The schedule of a mixture: each stream's row weight over the rows of a run.
 
-Weights in a recipe are shares of non-padding tokens. Divided by the tokens a stream has per row, and by their sum, they
-are row weights. These are linear in the row on each of a list of intervals, so their integral and its inverse are exact
-and cheap.
+Weights in a recipe are shares of non-padding tokens. Divided by the tokens a stream has per row,
+and by their sum, they are row weights. These are linear in the row on each of a list of intervals,
+so their integral and its inverse are exact and cheap.
 
-Everything is computed with IEEE basic operations and square roots, whose bits are the same on every machine: hosts with
-different processors, and a run resumed elsewhere, deal alike.
+Everything is computed with IEEE basic operations and square roots, whose bits are the same on every
+machine: hosts with different processors, and a run resumed elsewhere, deal alike.
 """
 
 import itertools
@@ -16,9 +16,11 @@ import numpy as np
 from data.config import MixtureConfig, StreamConfig
 from data.stream import Stream
 
-# Intervals that a curved stretch of row weights is cut into, at most; with fewer rows than that, one per row.
+# Intervals that a curved stretch of row weights is cut into, at most; with fewer rows than that,
+# one per row.
 PIECES = 1 << 16
-# In rows. Far above the rounding of the integrals, far below the slack that the deal's margin leaves.
+# In rows. Far above the rounding of the integrals, far below the slack that the deal's margin
+# leaves.
 TOLERANCE = 1e-6
 FAR = 1 << 48
 
@@ -56,7 +58,7 @@ class RowWeights:
         return self._before[k, i] + d * (self._left[k, i] + 0.5 * d * self._slope[k, i])
 
     def first_row(self, k: int, value: np.ndarray) -> np.ndarray:
-        """The first row, int64, at which the integral reaches each of the positive, rising values."""
+        """The first row, int64, where the integral reaches each of the positive, rising values."""
         i = np.searchsorted(self._before[k], value, side="left") - 1
         c, left = value - self._before[k, i], self._left[k, i]
         root = np.sqrt(np.maximum(left * left + 2 * c * self._slope[k, i], 0))
@@ -115,7 +117,8 @@ def _points(name: str, config: StreamConfig, mixture: MixtureConfig) -> list[tup
         return [(0.0, config.weight)]
     if mixture.schedule != "piecewise":
         raise ValueError(
-            f"streams.{name}.weight: a list of points needs mixture.schedule=piecewise, which is {mixture.schedule}"
+            f"streams.{name}.weight: a list of points needs mixture.schedule=piecewise, "
+            f"which is {mixture.schedule}"
         )
     at = [progress for progress, _ in config.weight]
     if not at or at != sorted(set(at)):
@@ -137,12 +140,13 @@ def _at(line: Sequence[tuple[float, float]], progress: float) -> float:
 def _priority_decay(
     streams: Sequence[Stream], configs: Sequence[StreamConfig], rows: int
 ) -> RowWeights:
-    """The expected shares of drawing rows without replacement, a stream's rows each with its priority.
+    """The expected shares of drawing rows without replacement, each with its stream's priority.
 
-    HuatuoGPT-II's one-stage schedule. In latent time s a row of priority π is still there with probability exp(-π s), so
-    progress is 1 - Σ a_k exp(-π_k s), where a_k is the stream's part of the pool of rows × epochs. What a stream has
-    given at each of many points of progress follows exactly; between two points its share is level. The pool is drawn
-    over the whole run, whatever the run's length.
+    HuatuoGPT-II's one-stage schedule. In latent time s a row of priority π is still there with
+    probability exp(-π s), so progress is 1 - Σ a_k exp(-π_k s), where a_k is the stream's part of
+    the pool of rows × epochs. What a stream has given at each of many points of progress follows
+    exactly; between two points its share is level. The pool is drawn over the whole run, whatever
+    the run's length.
     """
     for stream, config in zip(streams, configs, strict=True):
         if config.priority is None:
@@ -151,7 +155,8 @@ def _priority_decay(
             )
         if isinstance(config.weight, tuple):
             raise ValueError(
-                f"streams.{stream.name}.weight: points need mixture.schedule=piecewise, not priority"
+                f"streams.{stream.name}.weight: points need mixture.schedule=piecewise, "
+                "not priority"
             )
     pool = np.array(
         [[s.num_rows * (c.epochs or 1.0)] for s, c in zip(streams, configs, strict=True)]
@@ -160,10 +165,8 @@ def _priority_decay(
     priority = np.array([[c.priority] for c in configs], np.float64)
     priority = priority / priority.min()
     progress = np.linspace(0, 1, 1 + min(rows, PIECES))
-    low, high = (
-        np.zeros_like(progress),
-        np.full_like(progress, 64.0),
-    )  # exp(-64) of the pool is no row
+    # exp(-64) of the pool is no row.
+    low, high = np.zeros_like(progress), np.full_like(progress, 64.0)
     for _ in range(64):
         middle = 0.5 * (low + high)
         early = 1 - _total(part * _exp(-priority * middle)) < progress
@@ -181,7 +184,7 @@ def _level(shares: np.ndarray) -> bool:
 
 
 def _total(values: np.ndarray) -> np.ndarray:
-    """Sum over the streams, one after the other: the order of numpy's own sums differs between machines."""
+    """Sum over the streams, one after the other: numpy's own order differs between machines."""
     total = values[0]
     for value in values[1:]:
         total = total + value
@@ -189,7 +192,7 @@ def _total(values: np.ndarray) -> np.ndarray:
 
 
 def _exp(x: np.ndarray) -> np.ndarray:
-    """Exp of non-positive numbers, to 1e-12, by sums and products alone: libraries differ in the last bits."""
+    """Exp of non-positive numbers, to 1e-12, without a library: these differ in the last bits."""
     x = np.maximum(x, -745.0) / 1024
     power = np.ones_like(x)
     for n in range(16, 0, -1):

@@ -1,11 +1,11 @@
-"""Corpora to documents: files, folders, globs, Hugging Face and TFDS data sets, here or in object storage.
+"""Corpora to documents: files, folders, globs, data sets, on disk or in object storage.
 
-* `list_inputs` names the parts that processes can share out; `read` yields the documents of a share of them, in an order
-  that depends on the names alone.
-* A row that makes no document (broken, empty, binary, not UTF-8) is handed to `set_aside` with its place and the reason.
-  A field that is not there is the recipe's mistake, and an error.
-* A text file is one document, with the fields `text`, `name` and `path`. The columns of a CSV file without a header are
-  named by number, from 0.
+* `list_inputs` names the parts that processes can share out; `read` yields the documents of a share
+  of them, in an order that depends on the names alone.
+* A row that makes no document (broken, empty, binary, not UTF-8) is handed to `set_aside` with its
+  place and the reason. A field that is not there is the recipe's mistake, and an error.
+* A text file is one document, with the fields `text`, `name` and `path`. The columns of a CSV file
+  without a header are named by number, from 0.
 """
 
 import json
@@ -70,10 +70,12 @@ def read(
 ) -> Iterator[Document]:
     """The documents of a corpus, of every `part[1]`-th input from number `part[0]` on.
 
-    `name` is the corpus' name in the recipe, for messages. `corpus.limit` counts the documents of this call.
+    `name` is the corpus' name in the recipe, for messages. `corpus.limit` counts the documents of
+    this call.
 
     Raises:
-        ValueError: a path is missing, or a field is not there (with file, line, and the fields there are).
+        ValueError: a path is missing, or a field is not there (with file, line, and the fields
+            there are).
     """
     opened: dict[str, Any] = {}
     columns = top_level(corpus.fields)
@@ -160,8 +162,8 @@ def _find(path: str, corpus: CorpusConfig, opened: dict[str, Any]) -> list[_Inpu
         ]
     if not fs.exists(plain):
         raise ValueError(
-            f"path: {path} does not exist (for a Hugging Face hub id set format: huggingface, for a TFDS name "
-            "format: tfds)"
+            f"path: {path} does not exist (for a Hugging Face hub id set format: huggingface, "
+            "for a TFDS name format: tfds)"
         )
     return [_file(full(plain) if remote else path, format_)]
 

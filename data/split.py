@@ -1,14 +1,16 @@
-"""The held-out split: which documents are kept from training, decided once over all corpora of a recipe.
+"""The held-out split: which documents are kept from training, decided once over all corpora.
 
-A document belongs to one group, and a group is held out everywhere or nowhere. The choice hashes the group alone, so it
-does not move when documents are added, and the same page is on the same side in every recipe of the same fraction.
+A document belongs to one group, and a group is held out everywhere or nowhere. The choice hashes
+the group alone, so it does not move when documents are added, and the same page is on the same side
+in every recipe of the same fraction.
 
 * Where a corpus names `fields.group`, its value is the group.
-* Otherwise a document is grouped with its near duplicates in all corpora: documents that share a whole normalised text
-  or a long turn (lower case, punctuation and spacing folded), or whose word 3-grams are alike (MinHash, 8 bands of 8;
-  a candidate is joined when at least 70 % of its 64 minima agree with the first document of its bucket). A pair at
-  Jaccard 0.9 is found 99 times in 100, at 0.8 77 times. The smallest document id of a cluster names the group.
-  A cluster that reaches into a corpus with groups goes where those groups went, and is held out if any of them is.
+* Otherwise a document is grouped with its near duplicates in all corpora: documents that share a
+  whole normalised text or a long turn (lower case, punctuation and spacing folded), or whose word
+  3-grams are alike (MinHash, 8 bands of 8; a candidate is joined when at least 70 % of its 64
+  minima agree with the first document of its bucket). A pair at Jaccard 0.9 is found 99 times in
+  100, at 0.8 77 times. The smallest document id of a cluster names the group. A cluster that
+  reaches into a corpus with groups goes where those groups went, and is held out if any of them is.
 """
 
 import os
@@ -27,7 +29,8 @@ NUM_BANDS = 8
 BAND_ROWS = 8
 NUM_MINIMA = NUM_BANDS * BAND_ROWS
 SAME = 0.7
-# Shorter turns ("Thank you!", an instruction) are shared by documents that have nothing else in common.
+# Shorter turns ("Thank you!", an instruction) are shared by documents that have nothing else in
+# common.
 LONG_TURN_WORDS = 32
 MAX_ROUNDS = 8
 
@@ -84,7 +87,7 @@ def words_of(text: str) -> list[str]:
 
 
 def signatures(document: Document, fraction: float) -> np.ndarray:
-    """What near duplicates are found by: one record for the document, or one for each long turn it has."""
+    """What near duplicates are found by: a record of the document, or one of each long turn."""
     texts = [words_of(turn.text) for turn in document.turns if turn.role != "system"]
     long_turns = [words for words in texts if len(words) >= LONG_TURN_WORDS]
     parts = long_turns or [[word for words in texts for word in words]]
@@ -135,8 +138,8 @@ class SignatureFile:
 def decide(paths: Iterable[str | os.PathLike], fraction: float) -> Split:
     """Joins near duplicates over all signature files and decides every cluster.
 
-    Signatures stay on disk, beside the first file; memory is about 50 bytes a document, and a dictionary of the documents
-    that have a near duplicate.
+    Signatures stay on disk, beside the first file; memory is about 50 bytes a document, and a
+    dictionary of the documents that have a near duplicate.
     """
     paths = [path for path in sorted(map(Path, paths)) if path.stat().st_size]
     if not fraction or not paths:
@@ -152,7 +155,7 @@ def decide(paths: Iterable[str | os.PathLike], fraction: float) -> Split:
 
 
 def _sorted_table(paths: list[Path]) -> np.ndarray:
-    """All signatures by id and content, so that nothing depends on which file a document came from."""
+    """All signatures by id and content: which file a document came from does not matter."""
     parts = [np.memmap(path, _SIGNATURE, "r") for path in paths]
     ids = np.concatenate([part["id"] for part in parts])
     order = np.lexsort((np.concatenate([part["whole"] for part in parts]), ids))

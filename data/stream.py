@@ -1,4 +1,4 @@
-"""A finished packed stream, as a run opens it: its description, checked against the files and the run."""
+"""A finished packed stream: its description, checked against its files and the run."""
 
 import json
 from collections.abc import Mapping
@@ -45,8 +45,8 @@ def open_stream(name: str, path: str) -> Stream:
     """Reads the description of a stream and checks that the folder holds what it says.
 
     Raises:
-        ValueError: the folder is missing or unfinished, a shard is missing or of another size, there are no rows; with
-            the stream's name, the path and what to do.
+        ValueError: the folder is missing or unfinished, a shard is missing or of another size,
+            there are no rows; with the stream's name, the path and what to do.
     """
     where = f"stream {name}: {path}"
     folder = epath.Path(path)
@@ -67,14 +67,16 @@ def open_stream(name: str, path: str) -> Stream:
         )
     if info["num_rows"] < 1 or info["tokens"] < 1:
         raise ValueError(
-            f"{where} has {info['num_rows']} rows with {info['tokens']} tokens; leave the stream out"
+            f"{where} has {info['num_rows']} rows with {info['tokens']} tokens; "
+            "leave the stream out"
         )
     shards = info["shards"]
     if sum(shard["rows"] for shard in shards) != info["num_rows"]:
         raise ValueError(
             f"{where}/stream.json: num_rows is {info['num_rows']}, its shards' rows sum to another"
         )
-    # A missing file opens as an empty one on object storage, so sizes are compared before anything is read.
+    # A missing file opens as an empty one on object storage, so sizes are compared before anything
+    # is read.
     with ThreadPoolExecutor(16) as pool:
         sizes = list(pool.map(lambda shard: _size(folder / shard["file"]), shards))
     for shard, size in zip(shards, sizes, strict=True):
@@ -82,8 +84,9 @@ def open_stream(name: str, path: str) -> Stream:
             raise ValueError(f"{where}: shard {shard['file']} is missing; run data.prepare again")
         if size != shard["bytes"]:
             raise ValueError(
-                f"{where}: shard {shard['file']} has {size} bytes, stream.json says {shard['bytes']}; "
-                "copy the folder again, or run data.prepare again"
+                f"{where}: shard {shard['file']} has {size} bytes, "
+                f"stream.json says {shard['bytes']}; copy the folder again, "
+                "or run data.prepare again"
             )
     return Stream(name, path, info)
 
@@ -96,7 +99,8 @@ def open_streams(
     Args:
         configs: the recipe's streams by name.
         seq_len: tokens per row that the run asks for.
-        tokenizer: the run's; its fingerprint must be the one the streams were packed with. None: not compared.
+        tokenizer: the run's; its fingerprint must be the one the streams were packed with. None:
+            not compared.
 
     Raises:
         ValueError: as `open_stream`, or a stream was packed with another seq_len or tokenizer.
@@ -111,8 +115,9 @@ def open_streams(
             )
         if tokenizer is not None and stream.info["tokenizer"] != tokenizer.fingerprint:
             raise ValueError(
-                f"{where} was packed with the tokenizer {stream.info['tokenizer']}, this run's ({tokenizer.path}) is "
-                f"{tokenizer.fingerprint}; name the tokenizer beside the stream, or prepare it with this one"
+                f"{where} was packed with the tokenizer {stream.info['tokenizer']}, "
+                f"this run's ({tokenizer.path}) is {tokenizer.fingerprint}; "
+                "name the tokenizer beside the stream, or prepare it with this one"
             )
     return streams
 

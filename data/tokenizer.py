@@ -1,12 +1,14 @@
-"""Text to token ids and back: SentencePiece models and Hugging Face tokenizer folders behind one class.
+"""Text to token ids and back: SentencePiece and Hugging Face tokenizers behind one class.
 
-* `encode` never adds BOS or EOS, and a special-token string inside text ("</s>" typed by somebody) is ordinary text:
-  no document can end itself or open an assistant turn.
-* A `.model` is run by SentencePiece itself, so its ids are exactly the original's. A folder that has both files is run
-  from `tokenizer.json`, because that is what transformers would use.
-* Special tokens written by a chat template go through `encode_parts`, which keeps them apart from text.
-* Bytes are counted over tokens: SentencePiece models such as LLaMA's put one space before every text, and that space
-  is a byte of the first token. `sum(byte_lengths[encode(text)]) == len(text.encode()) + prefix_bytes`, exactly.
+* `encode` never adds BOS or EOS, and a special-token string inside text ("</s>" typed by somebody)
+  is ordinary text: no document can end itself or open an assistant turn.
+* A `.model` is run by SentencePiece itself, so its ids are exactly the original's. A folder that
+  has both files is run from `tokenizer.json`, because that is what transformers would use.
+* Special tokens written by a chat template go through `encode_parts`, which keeps them apart from
+  text.
+* Bytes are counted over tokens: SentencePiece models such as LLaMA's put one space before every
+  text, and that space is a byte of the first token, so that exactly
+  `sum(byte_lengths[encode(text)]) == len(text.encode()) + prefix_bytes`.
 """
 
 import functools
@@ -51,7 +53,8 @@ class Tokenizer:
         path: as given to `load_tokenizer`.
         kind: which library runs it.
         vocab_size: one more than the largest id.
-        bos_id, eos_id, pad_id, unk_id: ids, None where the tokenizer has none (`eos_id` always is there).
+        bos_id, eos_id, pad_id, unk_id: ids, None where the tokenizer has none (`eos_id` always is
+            there).
         add_bos: whether this family begins a text with BOS (LLaMA: yes; GPT-NeoX: no).
         fingerprint: SHA-256 over all that determines ids; equal for copies of one tokenizer.
         special_ids: special-token string to id. Only `encode_parts` gives these ids.
@@ -130,21 +133,23 @@ class Tokenizer:
     def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 `[n]` and the character span of each in `text`, int32 `[n, 2]`, end exclusive.
 
-        Byte pieces of one character all have the span of that character. The space that SentencePiece puts before
-        a text has no character: a token that is nothing else has an empty span.
+        Byte pieces of one character all have the span of that character. The space that
+        SentencePiece puts before a text has no character: a token that is nothing else has an empty
+        span.
         """
         return self._backend.encode_offsets(text)
 
     def encode_parts(self, parts: Sequence[str | int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`encode_offsets` for every part of a sequence of texts and special-token ids, tokenized as one whole.
+        """`encode_offsets` for every part of a whole that is made of texts and special-token ids.
 
-        A text follows the special token before it as it would in transformers (no space is put before it unless the
-        tokenizer does so after special tokens). Spans are relative to their part; a special id has the span (0, 0).
+        A text follows the special token before it as it would in transformers (no space is put
+        before it unless the tokenizer does so after special tokens). Spans are relative to their
+        part; a special id has the span (0, 0).
         """
         return self._backend.encode_parts(parts)
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-        """Text of `ids`. Special tokens are left out, or written as their strings with `keep_special`."""
+        """Text of `ids`. Special tokens are left out, or written with `keep_special`."""
         names = {id_: name for name, id_ in self.special_ids.items()}
         text, run = [], []
         for id_ in map(int, ids):
@@ -170,7 +175,7 @@ class Tokenizer:
         return lengths
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write its files and `byte_lengths.npy`, so that `load_tokenizer(folder)` gives it back."""
+        """Write its files and `byte_lengths.npy`; `load_tokenizer(folder)` gives it back."""
         out = epath.Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
@@ -188,8 +193,8 @@ class Tokenizer:
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer at `path`, ready for use.
 
-    `path` is a SentencePiece model file, a folder with `tokenizer.json` or `tokenizer.model` (local, `gs://`,
-    `s3://`), or a Hugging Face hub id.
+    `path` is a SentencePiece model file, a folder with `tokenizer.json` or `tokenizer.model`
+    (local, `gs://`, `s3://`), or a Hugging Face hub id.
 
     Raises:
         ValueError: nothing usable is there.
@@ -205,7 +210,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         folder = epath.Path(_download(path))
     else:
         raise ValueError(
-            f"tokenizer: {path} does not exist; name a SentencePiece .model file, a Hugging Face tokenizer folder "
+            f"tokenizer: {path} does not exist; name a SentencePiece .model file, "
+            "a Hugging Face tokenizer folder "
             "or a hub id (organisation/name)"
         )
     files = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).exists()}
@@ -218,10 +224,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 def train_sentencepiece(
     texts: Iterable[str], folder: str | os.PathLike[str], config: SentencePieceConfig
 ) -> Tokenizer:
-    """Train a LLaMA-like SentencePiece model on `texts`, at most `config.sample_mb` of them, and save it to `folder`.
+    """Train a LLaMA-like SentencePiece model on `config.sample_mb` of `texts`; save it to `folder`.
 
-    Text is not normalised, bytes stand in for unknown characters, every digit is its own piece, runs of spaces are
-    kept; ids: unk 0, BOS 1, EOS 2. The same texts in the same order give the same model on any machine.
+    Text is not normalised, bytes stand in for unknown characters, every digit is its own piece,
+    runs of spaces are kept; ids: unk 0, BOS 1, EOS 2. The same texts in the same order give the
+    same model on any machine.
     """
     import io
 
@@ -250,7 +257,8 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         raise ValueError(
-            f"train_tokenizer.vocab_size: {config.vocab_size} pieces cannot be trained on this text ({error})"
+            f"train_tokenizer.vocab_size: {config.vocab_size} pieces cannot be trained on this "
+            f"text ({error})"
         ) from error
     out = epath.Path(folder)
     out.mkdir(parents=True, exist_ok=True)

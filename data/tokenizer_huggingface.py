@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-# Stands for a special token between two texts while the whole is tokenized at once. Both ends are Unicode
-# noncharacters, which valid interchanged text does not hold.
+# Stands for a special token between two texts while the whole is tokenized at once. Both ends are
+# Unicode noncharacters, which valid interchanged text does not hold.
 _MARK = "\ufdd0special\ufdd1"
 
 
 class HuggingFaceBackend:
-    """A `tokenizer.json`, run by the tokenizers library with special tokens in text left as text."""
+    """A `tokenizer.json`, run by the tokenizers library; special tokens in text stay text."""
 
     def __init__(
         self, path: str, files: dict[str, bytes], declared: set[str], ids: dict[str, Any]
     ) -> None:
-        """`ids`: what the model's `config.json` says of special tokens that the folder's files do not name."""
+        """`ids`: what the model's `config.json` says of special tokens that no other file names."""
         # Where it names several for one, the first is the tokenizer's.
         self.given = {n: id_[0] if isinstance(id_, list) else id_ for n, id_ in ids.items()}
         # Documents are spread over processes; threads inside each would only get in their way.

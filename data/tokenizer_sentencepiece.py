@@ -11,7 +11,7 @@ _PADS = ("<pad>", "[PAD]")  # appended by hand to models that have none, as ordi
 
 
 class SentencePieceBackend:
-    """A SentencePiece model. Special tokens are its control pieces and those that the folder's files declare."""
+    """A SentencePiece model. Special are its control pieces and what the folder's files declare."""
 
     def __init__(self, path: str, files: dict[str, bytes], declared: set[str]) -> None:
         import sentencepiece
@@ -34,8 +34,10 @@ class SentencePieceBackend:
             declared = declared | set(_PADS)
         if ordinary := {piece for piece in added if piece not in ids} - declared:
             raise ValueError(
-                f"tokenizer: {path} adds ordinary words to its SentencePiece model ({sorted(ordinary)[:5]}), which "
-                "SentencePiece does not know; save the folder with transformers, so that it has a tokenizer.json"
+                f"tokenizer: {path} adds ordinary words to its SentencePiece model "
+                f"({sorted(ordinary)[:5]}), which "
+                "SentencePiece does not know; save the folder with transformers, "
+                "so that it has a tokenizer.json"
             )
         self.ids = added | ids
         self.special_ids = {
@@ -86,7 +88,8 @@ class SentencePieceBackend:
             raw = np.frombuffer(text.encode(), np.uint8)
             ends = np.cumsum(self.lengths[ids])
             prefix = self.prefix if len(ids) else 0
-            # Else an unknown character, or U+2581, whose pieces look like spaces, made the lengths too short.
+            # Else an unknown character, or U+2581, whose pieces look like spaces, made the lengths
+            # too short.
             if not len(ids) or ends[-1] == len(raw) + prefix:
                 # The character of every byte: continuation bytes do not begin one.
                 char = np.cumsum((raw & 0xC0) != 0x80, dtype=np.int32) - 1
@@ -125,7 +128,7 @@ def _special(id_: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keeps_text(model: bytes) -> bool:
-    """Whether pieces are the text itself, so that spans follow from their lengths (faster by half)."""
+    """Whether pieces are the text itself: then spans follow from their lengths (faster by half)."""
     spec = _proto(model).normalizer_spec
     return not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
 

@@ -97,7 +97,8 @@ def find_tokenizer(stream: epath.Path, fingerprint: str) -> Tokenizer:
             if tokenizer.fingerprint != fingerprint:
                 raise ValueError(
                     f"{above / 'tokenizer'}: is not the tokenizer that {stream} was made with "
-                    f"(fingerprints {tokenizer.fingerprint[:12]}, {fingerprint[:12]}); run data.prepare again"
+                    f"(fingerprints {tokenizer.fingerprint[:12]}, {fingerprint[:12]}); "
+                    "run data.prepare again"
                 )
             return tokenizer
     raise ValueError(f"DIR: no folder `tokenizer` beside {stream}; it was not moved along")
@@ -133,7 +134,8 @@ def _view(path: epath.Path, num_documents: int, num_rows: int) -> StreamView:
     info = rows_lib.read_stream(path)
     assert info is not None
     tokenizer = find_tokenizer(path, info["tokenizer"])
-    # Spread over the stream, and not the first: long documents are packed first and fill rows alone.
+    # Spread over the stream, and not the first: long documents are packed first and fill rows
+    # alone.
     num_rows = min(num_rows, info["num_rows"])
     chosen = [(2 * k + 1) * info["num_rows"] // (2 * num_rows) for k in range(num_rows)]
     rows = [view_row(i, next(rows_lib.read_rows(path, i, i + 1)), tokenizer) for i in chosen]
@@ -192,7 +194,8 @@ def _spans(
     special = np.isin(tokens, list(names))
     changes = (special[1:] != special[:-1]) | (mask[1:] != mask[:-1])
     bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), len(tokens)]
-    # Decoding a run by itself loses the space before it, so texts are differences of growing prefixes.
+    # Decoding a run by itself loses the space before it, so texts are differences of growing
+    # prefixes.
     told = ""
     for start, stop in itertools.pairwise(bounds):
         if special[start]:
