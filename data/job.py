@@ -76,10 +76,12 @@ class Job:
         mark = work / "settings.json"
         try:
             work.mkdir(parents=True, exist_ok=True)
+            for folder in (stream, stream / "documents", stream / "heldout", work, self.work):
+                rows_lib.remove_partials(folder)
+            # Object storage makes no folders; what is wrong with a bucket shows when it is listed.
+            there = _products(stream) + list(work.glob("*"))
         except OSError as error:
             raise ValueError(f"out_dir: {self.out} cannot be written: {error}") from error
-        for folder in (stream, stream / "documents", stream / "heldout", work, self.work):
-            rows_lib.remove_partials(folder)
         before = [p for p in (mark, stream / "run.json") if p.exists()]
         if before:
             settings = json.loads(before[0].read_text())["settings"]
@@ -91,7 +93,7 @@ class Job:
             print(
                 f"{name}: {', '.join(changed)} changed since it was prepared; preparing it again."
             )
-        for path in _products(stream) + list(work.glob("*")):
+        for path in there:
             path.unlink()
         rows_lib.write_json(mark, {"settings": self._settings[name]})
 
