@@ -44,8 +44,12 @@ def prepare_streams(recipe: TrainRecipe) -> None:
 def keep_copies(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> None:
     """The resolved recipe and the tokenizer in the run directory, so that it stands by itself."""
     folder = epath.Path(recipe.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe_yaml(recipe))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(recipe_yaml(recipe))
+    except OSError as error:
+        # Object storage makes no folders: a bucket that cannot be written shows here first.
+        raise ValueError(f"run_dir: {folder} cannot be written: {error}") from error
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
 
