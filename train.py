@@ -22,13 +22,15 @@ def main(argv: list[str] | None = None) -> int:
             print(report(recipe))
             return 0
         from training.steps import CorruptCheckpoint
-        from training.watch import DivergedError
+        from training.watch import DivergedError, distrust
 
         try:
             with contextlib.ExitStack() as stack:
                 code = train(recipe, stack)
-        except (CorruptCheckpoint, DivergedError) as error:
+        except CorruptCheckpoint as error:
             raise ValueError(str(error)) from error
+        except DivergedError as error:
+            raise ValueError(distrust(recipe.run_dir, error)) from error
         if code == 0:
             finish(recipe)
         return code
@@ -48,24 +50,28 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from data.stream import open_streams
     from evaluation.scoring import score_heldout, spread_byte_lengths
     from model.attention import select
+    from model.export import check_out
     from model.llama import num_params
     from tpu.mesh import BATCH, check_rows, describe, make_mesh
     from tpu.runtime import PREEMPTED, Preemption, is_main, peak_flops, start
     from training.checkpoint import Checkpointer
     from training.clock import Clock
     from training.optimizer import make_optimizer
+    from training.profile import ProfileWindow
     from training.resume import check_unchanged, deal_plan, tokenizer_facts
     from training.schedule import learning_rate
     from training.state import first_state, layout
     from training.step import jit_step, make_eval_step, make_train_step, model_flops
     from training.tracking import Tracker
-    from training.watch import Watch
+    from training.watch import Watch, check_finite
 
     run, num_steps, num_rows = recipe.train, recipe.train.num_steps, recipe.train.global_batch_rows
     clock = Clock()
 
     # ---------------------------------------------------------------- machine, data, shapes
     start()
+    if recipe.export is not None:
+        check_out(recipe.export.out, field="export.out")
     prepare_streams(recipe)
     preemption = stack.enter_context(contextlib.closing(Preemption()))
     mesh = make_mesh(recipe.mesh)
@@ -199,6 +205,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
                 )
                 values[f"eval/{stream.name}/loss"] = score.loss
                 values[f"eval/{stream.name}/bits_per_byte"] = score.bits_per_byte
+        check_finite(step, values)
         tracker.log(step, values)
 
     def save(step: int, row: int, *, wait: bool) -> None:
@@ -233,17 +240,14 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     told = False
     if step == 0:
         evaluate(0)
-    profile = recipe.tracking.profile
+    profile = stack.enter_context(ProfileWindow(recipe.run_dir, recipe.tracking.profile))
     while batch is not None and not told:
-        if profile and step + 1 == profile[0]:
-            jax.profiler.start_trace(f"{recipe.run_dir}/profile")
+        profile.before(step + 1)
         with clock("step"):
             state, metrics = train_step(state, batch)
             step, row = step + 1, row + num_rows
             watch.push(step, metrics)
-        if profile and step == profile[1]:
-            jax.block_until_ready(metrics)
-            jax.profiler.stop_trace()
+        profile.after(step, metrics)
         with clock("data"):
             batch = next(feed, None)
         told = preemption.reached(step)

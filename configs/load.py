@@ -117,13 +117,20 @@ def recipe_yaml(recipe: BaseModel) -> str:
 def user_errors() -> Iterator[None]:
     """Turns what our code says to a user into one message and status 1.
 
-    A ValueError that our own code raises, and any failure of the file system, is for the user. A ValueError from
-    inside a library is a defect of ours, so it keeps its traceback.
+    A ValueError that our own code raises, any failure of the file system, and a package that object storage needs and
+    that is not installed are for the user. A ValueError from inside a library is a defect of ours, so it keeps its
+    traceback.
     """
     try:
         yield
     except OSError as error:
-        _fail(error)
+        named = error.strerror and error.filename
+        _fail(f"{error.filename}: {error.strerror}" if named else error)
+    except ImportError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not frames or "fsspec" not in Path(frames[-1].filename).parts:
+            raise
+        _fail(f"{error}: gs:// paths need pip install -e '.[gcs]', s3:// paths '.[s3]'")
     except ValueError as error:
         frames = traceback.extract_tb(error.__traceback__)
         raised_in = Path(frames[-1].filename).resolve() if frames else ROOT
@@ -133,7 +140,7 @@ def user_errors() -> Iterator[None]:
         _fail(error)
 
 
-def _fail(error: BaseException) -> NoReturn:
+def _fail(error: BaseException | str) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(1) from None
 

@@ -164,8 +164,11 @@ def _rows(r: TrainRecipe) -> Iterator[str]:
         yield f"mesh.sequence: {r.mesh.sequence} does not divide train.seq_len {r.train.seq_len}"
     if r.tracking.profile is not None:
         first, last = r.tracking.profile
-        if not 0 <= first <= last:
-            yield f"tracking.profile: [{first}, {last}] is not [first step, last step]"
+        if not 1 <= first <= last <= (r.train.num_steps or last):
+            yield (
+                f"tracking.profile: [{first}, {last}] is not [first step, last step] "
+                f"within 1 to train.num_steps {r.train.num_steps}"
+            )
 
 
 def _mixture(r: TrainRecipe) -> Iterator[str]:

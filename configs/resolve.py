@@ -22,11 +22,7 @@ def prepare_streams(recipe: TrainRecipe) -> None:
     Raises:
       ValueError: several processes would have to; one must do it before.
     """
-    missing = [
-        stream.path
-        for stream in recipe.streams.values()
-        if not (epath.Path(stream.path) / "stream.json").exists()
-    ]
+    missing = _missing_streams(recipe)
     if recipe.prepare is None or not missing:
         return
     import jax
@@ -68,11 +64,17 @@ def find_tokenizer(recipe: TrainRecipe) -> "Tokenizer | None":
     if epath.Path(own).exists():
         return load_tokenizer(own)
     if recipe.tokenizer is not None:
-        return None if recipe.prepare is not None else load_tokenizer(recipe.tokenizer)
+        is_to_come = recipe.prepare is not None and _missing_streams(recipe)
+        return None if is_to_come else load_tokenizer(recipe.tokenizer)
     source = recipe.model.init_from
     if source is None:
         return None
-    return load_tokenizer(f"{source}/tokenizer" if newest_meta(source) else source)
+    try:
+        return load_tokenizer(f"{source}/tokenizer" if newest_meta(source) else source)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (the recipe names no tokenizer, so it is taken from model.init_from)"
+        ) from error
 
 
 def find_model(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> "LlamaConfig":
@@ -92,9 +94,12 @@ def find_model(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> "LlamaConf
         else:
             from model.huggingface.config import read_config
 
-            base = read_config(
-                source, revision=recipe.model.revision, max_seq_len=recipe.train.seq_len
-            )
+            try:
+                base = read_config(
+                    source, revision=recipe.model.revision, max_seq_len=recipe.train.seq_len
+                )
+            except ValueError as error:
+                raise ValueError(f"model.init_from: {error}") from error
     vocabulary = tokenizer.vocab_size if tokenizer is not None else None
     return resolve(recipe.model, tokenizer_vocab=vocabulary, base=base)
 
@@ -109,3 +114,8 @@ def newest_meta(run_dir: str) -> dict[str, Any] | None:
         except CorruptCheckpoint:
             continue  # the restore will say what is wrong with it
     return None
+
+
+def _missing_streams(recipe: TrainRecipe) -> list[str]:
+    paths = [stream.path for stream in recipe.streams.values()]
+    return [path for path in paths if not (epath.Path(path) / "stream.json").exists()]

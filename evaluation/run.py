@@ -37,9 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors():
         words = _with_own_recipe(words)
-    recipe, options = command(
-        TrainRecipe, words, __doc__ or "", flags=flags, arguments=("MODEL",)
-    )
+    recipe, options = command(TrainRecipe, words, __doc__ or "", flags=flags, arguments=("MODEL",))
     with user_errors():
         step = _step(options.flags["step"])
         try:
@@ -80,12 +78,13 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
     byte_lengths = spread_byte_lengths(model.tokenizer.byte_lengths(), model.config, mesh)
     streams: dict[str, Any] = {}
     for name, stream in recipe.streams.items():
+        info = open_stream(name, stream.path).info
         if not has_heldout(stream.path):
             print(f"{name}: no held-out text in {stream.path}; not measured")
             continue
         folder = f"{stream.path}/heldout"
         limits = {"batch_rows": rows, "mesh": mesh, "spec": BATCH}
-        same = open_stream(name, stream.path).info["tokenizer"] == model.tokenizer.fingerprint
+        same = info["tokenizer"] == model.tokenizer.fingerprint
         if same:
             found = heldout_batches(folder, max_rows=recipe.eval.max_rows, **limits)
         else:
@@ -106,6 +105,11 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
             "bytes": score.num_bytes,
             "tokenized_anew": not same,
         }
+    if not streams:
+        raise ValueError(
+            f"streams: no held-out text in {', '.join(recipe.streams) or 'any, there are none'}; name a "
+            "recipe whose streams were prepared with a heldout.fraction above 0"
+        )
     return {
         "model": model.name,
         "step": model.step,

@@ -37,6 +37,10 @@ def select(
                 "attention: cudnn not used (%s); using xla", reason
             )
             kind = "xla"
+    elif kind == "cudnn" and (reason := _why_not_cudnn(compute_dtype)):
+        raise ValueError(
+            f"train.attention: cudnn does not work here ({reason}); set train.attention=auto or xla"
+        )
     if kind == "splash":
         if mesh is not None and mesh.shape.get("sequence", 1) > 1:
             raise ValueError(

@@ -3,7 +3,7 @@
 import difflib
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.presets import PRESETS
 
@@ -166,7 +166,20 @@ def resolve(
             f"{tokenizer_vocab}, whose last ids would have no embedding. Use the model's own "
             "tokenizer, or set a larger vocab_size."
         )
-    return LlamaConfig(**fields)
+    try:
+        return LlamaConfig(**fields)
+    except ValidationError as error:
+        raise ValueError("; ".join(f"model.{line}" for line in shape_problems(error))) from error
+
+
+def shape_problems(error: ValidationError) -> list[str]:
+    """What is wrong with a shape, field by field, without the library's own words around it."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{field}: {problem['input']}: {message}" if field else message)
+    return lines
 
 
 def preset_fields(name: str) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def export_run(
         raise ValueError(f"--step: step {step} of {run_dir} is damaged: {known[step]}")
     if not steps:
         damaged = f"; damaged: {', '.join(map(str, known))}" if known else ""
-        raise ValueError(f"{run_dir}: holds no checkpoint to export{damaged}")
+        what = "holds no checkpoint to export" if epath.Path(run_dir).exists() else "does not exist"
+        raise ValueError(
+            f"RUN: {run_dir} {what}{damaged}; name the run_dir of a training run that has saved a step"
+        )
     if step is None and known and max(known) > steps[0]:
         newest = max(known)
         print(f"warning: step {newest} is damaged ({known[newest]}); using step {steps[0]}")
@@ -133,7 +136,7 @@ def export(
         say: takes progress lines.
     """
     shard_bytes = parse_size(max_shard_size)
-    _check_out(out)
+    check_out(out)
     reader = open_reader()
     config = LlamaConfig(**reader.meta["model"])
     tokenizer = _tokenizer_of(run_dir)
@@ -230,6 +233,26 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def check_out(out: str, *, field: str = "OUT") -> None:
+    """Refuses a folder that an export would not replace, before hours of work are put into it.
+
+    Raises:
+        ValueError: it is a file, lies below one, or holds something else than an earlier export.
+    """
+    folder = epath.Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{field}: {out} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "parity.json").exists():
+        raise ValueError(
+            f"{field}: {out} holds other files, and an export only replaces an earlier export; "
+            "name another folder"
+        )
+    if not _is_remote(out):
+        above = next(p for p in Path(out).expanduser().absolute().parents if p.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise ValueError(f"{field}: {out} cannot be written: {above} is not a writable folder")
+
+
 # --- what the run says -----------------------------------------------------------------------------------
 
 
@@ -324,14 +347,6 @@ def _write_configs(
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _check_out(out: str) -> None:
-    folder = epath.Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"OUT: {out} is a file")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "parity.json").exists():
-        raise ValueError(f"OUT: {out} holds other files; an export only replaces an earlier export")
 
 
 def _is_remote(out: str) -> bool:

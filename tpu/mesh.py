@@ -55,7 +55,7 @@ def axis_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
         if num_devices % others:
             raise ValueError(
                 f"mesh: slices x data x tensor x sequence = {others} does not divide "
-                f"{num_devices} devices"
+                f"{num_devices} devices; {_not_one(sizes)} must multiply to a divisor of {num_devices}"
             )
         sizes["fsdp"] = num_devices // others
     elif others * config.fsdp != num_devices:
@@ -92,7 +92,11 @@ def param_specs(names: dict[str, Any], shapes: dict[str, Any], mesh: Mesh) -> di
                 axis = "fsdp" if RULES[dim] == FSDP else RULES[dim]
                 raise ValueError(
                     f"mesh.{axis}: {ways} does not divide {dim}={size} of parameter {key}"
-                    + ("; set model.vocab_multiple" if dim == "vocab" else "")
+                    + (
+                        f"; set model.vocab_multiple={ways}"
+                        if dim == "vocab"
+                        else f"; take a divisor of {size}"
+                    )
                 )
         return P(*(RULES[dim] for dim in dims))
 
@@ -119,6 +123,10 @@ def describe(mesh: Mesh) -> str:
     sizes = {"fsdp": _ways(mesh, FSDP)} | {a: mesh.shape[a] for a in AXES if a not in FSDP}
     named = [f"{name} {size}" for name, size in sizes.items() if size > 1]
     return " x ".join(named) or "one device"
+
+
+def _not_one(sizes: dict[str, int]) -> str:
+    return ", ".join(f"mesh.{n}={s}" for n, s in sizes.items() if n != "fsdp" and s != 1)
 
 
 def _ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:

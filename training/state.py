@@ -87,15 +87,18 @@ def first_state(
     if own is not None:
         return _restored(plan, own, f"step {own.step} of this run")
     if resume.from_run is not None:
-        other = _restore_from(resume.from_run, plan)
+        other = _restore_from("resume.from_run", resume.from_run, plan)
         return _restored(plan, other, f"step {other.step} of {resume.from_run}")
     if init_from is not None and is_run(init_from):
-        other = _restore_from(init_from, plan, weights_only=True)
+        other = _restore_from("model.init_from", init_from, plan, weights_only=True)
         return _fresh(plan, other.params, f"weights of {init_from}, step {other.step}", True)
     if init_from is not None:
         from model.huggingface.load import load_params
 
-        params = load_params(init_from, plan.config, plan.specs, plan.mesh, revision=revision)
+        try:
+            params = load_params(init_from, plan.config, plan.specs, plan.mesh, revision=revision)
+        except ValueError as error:
+            raise ValueError(f"model.init_from: {error}") from error
         return _fresh(plan, params, f"weights of {init_from}", True)
     init = jax.jit(lambda key: init_params(plan.config, key), out_shardings=plan.shardings.params)
     return _fresh(plan, init(jax.random.key(seed)), f"random weights, seed {seed}", False)
@@ -106,12 +109,14 @@ def is_run(path: str) -> bool:
     return (epath.Path(path) / "checkpoints").is_dir()
 
 
-def _restore_from(run_dir: str, plan: Layout, *, weights_only: bool = False) -> Restored:
+def _restore_from(name: str, run_dir: str, plan: Layout, *, weights_only: bool = False) -> Restored:
     with Checkpointer(run_dir, CheckpointConfig(), read_only=True) as other:
         opt_state = None if weights_only else plan.abstract.opt_state
         found = other.restore_newest(plan.abstract.params, opt_state)
     if found is None:
-        raise ValueError(f"{run_dir}: there is no good checkpoint in this run directory")
+        raise ValueError(
+            f"{name}: {run_dir} holds no good checkpoint; name the run_dir of a run that has saved one"
+        )
     return found
 
 

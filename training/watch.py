@@ -3,17 +3,62 @@
 import collections
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from training.config import SpikeConfig
+from training.steps import good_steps, record_bad
+
+_NOT_SAVED = (
+    "The state was not saved. Restart from the last checkpoint with a lower optimizer.peak_lr, a longer "
+    "optimizer.warmup_steps, or train.compute_dtype=float32 to see whether it is precision "
+    "(resume.accept_changes=true lets the run go on with another recipe)."
+)
 
 
 class DivergedError(RuntimeError):
-    """The loss is not finite, or has stayed far above its best."""
+    """The loss is not finite, or has stayed far above its best.
+
+    `bad_state` is the step after which the weights were such that their loss or its gradient is not
+    finite; None where it is not known.
+    """
+
+    def __init__(self, message: str, bad_state: int | None = None):
+        super().__init__(message)
+        self.bad_state = bad_state
+
+
+def check_finite(step: int, values: Mapping[str, float]) -> None:
+    """Stops a run whose held-out numbers, taken after `step`, are not finite; call before its state is saved."""
+    bad = {key: value for key, value in values.items() if not math.isfinite(value)}
+    if bad:
+        numbers = ", ".join(f"{key} {value}" for key, value in bad.items())
+        raise DivergedError(f"step {step}: {numbers}. {_NOT_SAVED}", step)
+
+
+def distrust(run_dir: str, error: DivergedError) -> str:
+    """What to tell the user; a checkpoint of the very state that went wrong is never chosen again.
+
+    That a state is bad shows one step later, when a checkpoint of it may have been written. The
+    weights a run was given are kept whatever they do.
+    """
+    step = error.bad_state
+    if not step or step not in good_steps(run_dir):
+        return str(error)
+    if jax.process_index() == 0:
+        record_bad(run_dir, step, "its loss, or the gradient of it, is not finite")
+    left = [good for good in good_steps(run_dir) if good != step]
+    where = (
+        f"the same command goes on from step {left[-1]}"
+        if left
+        else "no other is left, so begin again in another run_dir"
+    )
+    return (
+        f"{error} The checkpoint of step {step} holds those weights and is not used again: {where}."
+    )
 
 
 class Watch:
@@ -84,9 +129,7 @@ class Watch:
         loss, norm = float(read["loss"]), float(read["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(
-                f"step {step}: loss {loss}, gradient norm {norm}. The state was not saved. "
-                "Restart from the last checkpoint with a lower optimizer.peak_lr, a longer "
-                "optimizer.warmup_steps, or train.compute_dtype=float32 to see whether it is precision."
+                f"step {step}: loss {loss}, gradient norm {norm}. {_NOT_SAVED}", step - 1
             )
         if self._spike is not None:
             self._check_spike(step, loss, self._spike)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from training.config import SpikeConfig
-from training.watch import DivergedError, Watch
+from training.steps import good_steps
+from training.watch import DivergedError, Watch, check_finite, distrust
 
 
 def metrics(loss, supervised=(3, 1), tokens=(4, 2)):
@@ -75,3 +76,26 @@ def test_a_sustained_spike_stops_the_run_and_a_single_one_does_not():
         w.push(step, metrics(9.0))
     with pytest.raises(DivergedError, match=r"step 15: the median .* last 4 steps is 5.500"):
         w.drain()
+
+
+def test_held_out_numbers_that_are_not_finite_stop_the_run():
+    check_finite(7, {"eval/a/loss": 2.0})
+    with pytest.raises(DivergedError, match=r"step 7: eval/b/loss nan\. .*not saved") as caught:
+        check_finite(7, {"eval/a/loss": 2.0, "eval/b/loss": float("nan")})
+    assert caught.value.bad_state == 7
+
+
+def test_only_the_checkpoint_of_the_bad_state_is_distrusted(tmp_path):
+    for step in (0, 3, 5):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    w, _ = watch()
+    w.push(6, metrics(float("nan")))
+    with pytest.raises(DivergedError) as caught:
+        w.drain()
+    message = distrust(str(tmp_path), caught.value)
+    assert "checkpoint of step 5" in message
+    assert "goes on from step 3" in message
+    assert good_steps(str(tmp_path)) == [0, 3]
+    for error in (DivergedError("a", 4), DivergedError("a", 0), DivergedError("a")):
+        assert distrust(str(tmp_path), error) == "a"  # not saved; given weights; not known
+    assert good_steps(str(tmp_path)) == [0, 3]
