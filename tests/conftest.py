@@ -7,8 +7,13 @@ import pytest
 
 # Before anything imports JAX. Tests that are about an accelerator set JAX_PLATFORMS themselves.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices, so that every mesh can be tried; what names none runs on the first.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Eight devices, so that every mesh can be tried; what names none runs on the first. With the other
+# scheduler jaxlib 0.10.2 lets two gathers of an unrolled loop of layers meet in one rendezvous, and dies.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
