@@ -6,7 +6,7 @@ keys beside it for old readers.
 """
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 from pydantic import ValidationError
@@ -15,7 +15,11 @@ from model.config import LlamaConfig, RopeScaling, shape_problems
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
-_FAMILIES = {"llama": "llama", "mistral": "mistral", "Yi": "llama"}  # model_type -> our family
+_FAMILIES: dict[str, Literal["llama", "mistral"]] = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "Yi": "llama",
+}  # model_type -> our family
 _MUST_BE: dict[str, tuple[Any, ...]] = {  # keys that would change what the network computes
     "hidden_act": ("silu",),
     "pretraining_tp": (None, 1),
