@@ -11,8 +11,8 @@ from etils import epath
 from data.chat import ChatConfig, Turn
 from data.config import SentencePieceConfig
 from data.tokenizer import load_tokenizer, train_sentencepiece
-from model.huggingface.tokenizer import write_tokenizer
 from model.huggingface.same_ids import HARD_TEXTS, Material, compare_tokenizers
+from model.huggingface.tokenizer import write_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
