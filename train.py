@@ -79,6 +79,11 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     eval_rows = recipe.eval.batch_rows or num_rows // run.accumulate
     check_rows(eval_rows, 1, mesh, field="eval.batch_rows")
     tokenizer = find_tokenizer(recipe)
+    if tokenizer is None and recipe.tokenizer is not None:
+        raise ValueError(
+            f"tokenizer: {recipe.tokenizer} does not exist, and the streams are prepared already; "
+            "name the folder `tokenizer` beside them"
+        )
     config = find_model(recipe, tokenizer)
     streams = open_streams(recipe.streams, seq_len=run.seq_len, tokenizer=tokenizer)
     data = fingerprint(streams)

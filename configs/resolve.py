@@ -22,7 +22,11 @@ def prepare_streams(recipe: TrainRecipe) -> None:
     Raises:
       ValueError: several processes would have to; one must do it before.
     """
-    missing = _missing_streams(recipe)
+    missing = [
+        stream.path
+        for stream in recipe.streams.values()
+        if not (epath.Path(stream.path) / "stream.json").exists()
+    ]
     if recipe.prepare is None or not missing:
         return
     import jax
@@ -64,8 +68,7 @@ def find_tokenizer(recipe: TrainRecipe) -> "Tokenizer | None":
     if epath.Path(own).exists():
         return load_tokenizer(own)
     if recipe.tokenizer is not None:
-        is_to_come = recipe.prepare is not None and _missing_streams(recipe)
-        return None if is_to_come else load_tokenizer(recipe.tokenizer)
+        return None if recipe.prepare is not None else load_tokenizer(recipe.tokenizer)
     source = recipe.model.init_from
     if source is None:
         return None
@@ -114,8 +117,3 @@ def newest_meta(run_dir: str) -> dict[str, Any] | None:
         except CorruptCheckpoint:
             continue  # the restore will say what is wrong with it
     return None
-
-
-def _missing_streams(recipe: TrainRecipe) -> list[str]:
-    paths = [stream.path for stream in recipe.streams.values()]
-    return [path for path in paths if not (epath.Path(path) / "stream.json").exists()]
