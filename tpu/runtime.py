@@ -31,6 +31,7 @@ def start() -> None:
     On a TPU pod slice JAX finds them itself. Elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID say who they are.
     """
+    _order_cpu_collectives()
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if address:
         missing = [n for n in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if n not in os.environ]
@@ -82,6 +83,19 @@ class Preemption:
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self._told = True
+
+
+def _order_cpu_collectives() -> None:
+    """Keeps several CPU devices from running independent collectives in different orders.
+
+    With its default scheduler jaxlib 0.10.2 does that, and Gloo ends the process ("Received data size
+    doesn't match expected size").
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    several = "JAX_NUM_PROCESSES" in os.environ or "host_platform_device_count" in flags
+    name = "--xla_cpu_enable_concurrency_optimized_scheduler"
+    if os.environ.get("JAX_PLATFORMS") == "cpu" and several and name not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {name}=false".strip()
 
 
 def _is_multislice() -> bool:

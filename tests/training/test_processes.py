@@ -105,14 +105,21 @@ def final_array(run_dir, key):
     return LayerReader(str(run_dir), 12).read(key)
 
 
-def test_sigterm_to_one_of_two_and_on_with_another_number_of_hosts(recipe, tmp_path):
-    """Both save the same step and leave with 75; one process with one device carries the run on."""
-    alone = start_processes(1, 1, "train.py", recipe, f"run_dir={tmp_path / 'alone'}")
-    codes, output = finish(alone)
+@pytest.fixture(scope="module")
+def alone(recipe):
+    """The run that one process with one device makes."""
+    run_dir = recipe.parent / "alone"
+    codes, output = finish(start_processes(1, 1, "train.py", recipe, f"run_dir={run_dir}"))
     assert codes == [0], output
+    return run_dir
 
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_sigterm_to_one_of_two_and_on_with_another_number_of_hosts(tensor, recipe, alone, tmp_path):
+    """Both save the same step and leave with 75; one process with one device carries the run on."""
     run_dir = tmp_path / "pair"
-    pair = start_processes(2, 2, "train.py", recipe, f"run_dir={run_dir}", "mesh.tensor=2")
+    mesh = f"mesh.tensor={tensor}"
+    pair = start_processes(2, 2, "train.py", recipe, f"run_dir={run_dir}", mesh)
     log = run_dir / "metrics.jsonl"
     while '"loss"' not in (log.read_text() if log.exists() else ""):
         assert all(p.poll() is None for p in pair), finish(pair)
@@ -125,11 +132,12 @@ def test_sigterm_to_one_of_two_and_on_with_another_number_of_hosts(recipe, tmp_p
 
     codes, output = finish(start_processes(1, 1, "train.py", recipe, f"run_dir={run_dir}"))
     assert codes == [0], output
-    ours, theirs = losses(run_dir), losses(tmp_path / "alone")
+    ours, theirs = losses(run_dir), losses(alone)
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
-    metas = [read_meta(str(d), 12) for d in (run_dir, tmp_path / "alone")]
+    metas = [read_meta(str(d), 12) for d in (run_dir, alone)]
     assert metas[0]["counts"] == metas[1]["counts"]
     for key in ("embed/table", "blocks/mlp/down"):
-        a, b = (final_array(d, key) for d in (run_dir, tmp_path / "alone"))
-        np.testing.assert_allclose(a, b, atol=2e-5)
+        a, b = (final_array(d, key) for d in (run_dir, alone))
+        # AdamW turns the last bits of a tiny gradient into a whole step, so single entries may part.
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
