@@ -1,12 +1,13 @@
-"""How fast batches come from local disk: `python -m tests.benchmarks.loader [folder=...] [rows=20000] [seconds=10]`.
+"""How fast batches come from local disk: `python -m tests.benchmarks.loader [--folder DIR] [--rows N]`.
 
 Writes packed streams of random tokens (kept in `folder` for the next time), deals them 2:1:1 and takes batches as the
 training loop would, on one device. The files lie in the page cache, so this is the cost of the code, not of the disk.
 """
 
+import argparse
 import itertools
 import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,8 +16,12 @@ VOCAB_SIZE = 32_000
 
 
 def main() -> None:
-    told = {"folder": "/tmp/lectern_loader_benchmark", "rows": "20000", "seconds": "10"}
-    told |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = str(Path(tempfile.gettempdir()) / "lectern_loader_benchmark")
+    parser.add_argument("--folder", default=default, help="where the streams are kept")
+    parser.add_argument("--rows", default="20000", help="rows of each stream")
+    parser.add_argument("--seconds", default="10", help="seconds for each batch size")
+    told = vars(parser.parse_args())
     import jax
     import numpy as np
     from jax.sharding import Mesh
