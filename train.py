@@ -276,24 +276,30 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
 
 
 def finish(recipe: TrainRecipe) -> None:
-    """Report and export, by one process."""
+    """Report and export, by one process; says where everything is and what to do next."""
     from tpu.runtime import is_main
 
     if not is_main():
         return
-    if recipe.train.num_steps:
-        from training.report import write_report
-
-        print(f"report: {write_report(recipe.run_dir)}")
-    if recipe.export is not None:
+    run_dir, export = recipe.run_dir, recipe.export
+    if export is not None:
         from model.export import export_run
 
-        export_run(
-            recipe.run_dir,
-            recipe.export.out,
-            dtype=recipe.export.dtype,
-            max_shard_size=recipe.export.max_shard_size,
-        )
+        export_run(run_dir, export.out, dtype=export.dtype, max_shard_size=export.max_shard_size)
+    if recipe.train.num_steps:
+        from training.report import before_and_after, write_report
+
+        print("\nHeld-out text, before and after:")
+        print(*(f"  {line}" for line in before_and_after(run_dir)), sep="\n")
+        print(f"Report:   {write_report(run_dir)}")
+    print(f"Run:      {run_dir} (recipe, tokenizer, checkpoints, metrics)")
+    if export is not None:
+        print(f"Model:    {export.out} (a Hugging Face folder, checked: parity.json)")
+        print(f"Measure:  python -m evaluation.run {export.out} {run_dir}/recipe.yaml")
+    else:
+        print(f"Measure:  python -m evaluation.run {run_dir}")
+        print(f"Export:   python -m model.export {run_dir} {run_dir}/hf")
+    print("Your own: docs/prepare.md for corpora, docs/recipes.md for what a recipe may say")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,20 @@ def heldout_table(numbers: Series) -> list[dict[str, Any]]:
     return rows
 
 
+def before_and_after(run_dir: str) -> list[str]:
+    """The held-out numbers of a run, first and last, a line a stream for the console."""
+    rows = heldout_table(series(read_lines(run_dir)))
+    width = max((len(row["stream"]) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        (loss, loss_after), (bits, bits_after) = row["loss"], row["bits_per_byte"]
+        lines.append(
+            f"{row['stream']:<{width}}  loss {loss:.4f} -> {loss_after:.4f}"
+            f"  bits per byte {bits:.4f} -> {bits_after:.4f}"
+        )
+    return lines
+
+
 def wall_seconds(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Wall time by kind over all of a run's processes, those that were killed included."""
     total: dict[str, float] = {}

@@ -1,6 +1,7 @@
 """Does transformers' tokenizer give the training tokenizer's ids, text by text?"""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,8 @@ def compare_tokenizers(
     they are the token. A Unigram model picks the best of all segmentations, in float32 in SentencePiece and float64 in
     transformers; segmentations that tie within float32's rounding are counted as ties and accepted.
     """
+    # Without torch transformers would say at import that it has no models; none is wanted here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
