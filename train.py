@@ -9,7 +9,7 @@ import sys
 
 from configs.load import command, user_errors
 from configs.recipe import TrainRecipe
-from configs.resolve import find_model, find_tokenizer, keep_copies, newest_meta, prepare_streams
+from configs.resolve import find_model, find_tokenizer, keep_copies, prepare_streams
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,6 +62,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from training.schedule import learning_rate
     from training.state import first_state, layout
     from training.step import jit_step, make_eval_step, make_train_step, model_flops
+    from training.steps import newest_meta
     from training.tracking import Tracker
     from training.watch import Watch, check_finite
 

@@ -1,6 +1,5 @@
 """What `--dry-run` prints: the resolved recipe, and what the run would take of data, arithmetic and memory."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -12,8 +11,6 @@ from model.presets import PRESETS
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
-
-STATE_ARRAYS = 3  # float32 master weights and AdamW's two moments, laid out alike
 
 
 def report(recipe: TrainRecipe, *, num_devices: int | None = None) -> str:
@@ -97,24 +94,14 @@ def _model(recipe: TrainRecipe, tokenizer: "Tokenizer | None", num_devices: int 
         return "model      its vocabulary is that of the tokenizer, which is not there yet"
     config = find_model(recipe, tokenizer)
 
-    import jax
-
-    from model.llama import abstract_params, param_names
-    from tpu.mesh import param_specs
+    from model.llama import num_params
+    from training.optimizer import make_optimizer
+    from training.state import layout, state_bytes
     from training.step import model_flops
 
-    shapes = abstract_params(config)
-    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
     mesh, devices = _mesh(recipe, num_devices)
-    specs = param_specs(param_names(config), shapes, mesh)
-    on_device = jax.tree.map(
-        lambda leaf, spec: math.prod(
-            jax.sharding.NamedSharding(mesh, spec).shard_shape(leaf.shape)
-        ),
-        shapes,
-        specs,
-    )
-    state = 4 * STATE_ARRAYS * sum(jax.tree.leaves(on_device))
+    tx = make_optimizer(recipe.optimizer, recipe.train.num_steps)
+    state = state_bytes(layout(config, tx, mesh))
     step_flops = model_flops(config, recipe.train.global_batch_rows, recipe.train.seq_len)
     shape = ", ".join(
         f"{name} {getattr(config, name):,}"
@@ -126,7 +113,7 @@ def _model(recipe: TrainRecipe, tokenizer: "Tokenizer | None", num_devices: int 
     return "\n".join(
         [
             f"model      {shape}, vocabulary {config.vocab_size:,}",
-            f"parameters {sum(sizes) - padding:,}"
+            f"parameters {num_params(config):,}"
             + (f" (and {padding:,} of vocabulary padding)" if padding else ""),
             f"FLOPs      {step_flops:.4g} a step, {step_flops * recipe.train.num_steps:.4g} the run "
             "(forward and backward, causal attention halved, recomputation not counted)",

@@ -4,7 +4,7 @@ A run that has begun finds tokenizer and shape in its own directory, so a restar
 never goes back to where they came from.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etils import epath
 
@@ -61,6 +61,7 @@ def find_tokenizer(recipe: TrainRecipe) -> "Tokenizer | None":
     the one beside the initial weights.
     """
     from data.tokenizer import load_tokenizer
+    from training.steps import newest_meta
 
     own = f"{recipe.run_dir}/tokenizer"
     if recipe.tokenizer is not None and epath.Path(recipe.tokenizer).exists():
@@ -87,6 +88,7 @@ def find_model(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> "LlamaConf
       ValueError: the recipe contradicts the weights, or the vocabulary is too small for the tokenizer.
     """
     from model.config import LlamaConfig, resolve
+    from training.steps import newest_meta
 
     base = None
     source = recipe.model.init_from
@@ -105,15 +107,3 @@ def find_model(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> "LlamaConf
                 raise ValueError(f"model.init_from: {error}") from error
     vocabulary = tokenizer.vocab_size if tokenizer is not None else None
     return resolve(recipe.model, tokenizer_vocab=vocabulary, base=base)
-
-
-def newest_meta(run_dir: str) -> dict[str, Any] | None:
-    """What the newest readable checkpoint of a run directory says about itself; None: no checkpoint there."""
-    from training.steps import CorruptCheckpoint, good_steps, read_meta
-
-    for step in reversed(good_steps(run_dir)):
-        try:
-            return read_meta(run_dir, step)
-        except CorruptCheckpoint:
-            continue  # the restore will say what is wrong with it
-    return None

@@ -132,7 +132,7 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
     from training.checkpoint import Checkpointer
     from training.config import CheckpointConfig
     from training.state import is_run, layout
-    from training.steps import good_steps, read_meta
+    from training.steps import good_steps, newest_meta, read_meta
 
     if is_run(source):
         tokenizer = load_tokenizer(f"{source}/tokenizer")
@@ -141,7 +141,8 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
             if not steps:
                 raise ValueError(f"MODEL: {source} is a run directory without a good checkpoint")
             # The shape is the same at every step, so any readable one tells it.
-            config = LlamaConfig.model_validate(_first_readable(read_meta, source, steps)["model"])
+            meta = (newest_meta(source) if step is None else None) or read_meta(source, steps[0])
+            config = LlamaConfig.model_validate(meta["model"])
             plan = layout(config, optax.identity(), mesh)
             if step is None:
                 found = checkpointer.restore_newest(plan.abstract.params, None)
@@ -166,17 +167,6 @@ def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) 
     plan = layout(config, optax.identity(), mesh)
     params = load_params(source, config, plan.specs, mesh)
     return Model(source, None, config, plan, params, tokenizer, tokenizer.add_bos)
-
-
-def _first_readable(read_meta: Any, run_dir: str, steps: list[int]) -> dict[str, Any]:
-    from training.steps import CorruptCheckpoint
-
-    for step in steps[:0:-1]:
-        try:
-            return read_meta(run_dir, step)
-        except CorruptCheckpoint:
-            continue  # the restore will say what is wrong with it
-    return read_meta(run_dir, steps[0])
 
 
 def _with_own_recipe(words: list[str]) -> list[str]:

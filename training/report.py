@@ -16,7 +16,7 @@ from etils import epath
 
 from training.clock import duration
 from training.metrics_log import WALL, read_lines
-from training.steps import CorruptCheckpoint, good_steps, read_meta
+from training.steps import newest_meta
 
 Series = dict[str, list[tuple[int, float]]]  # by key: (step, value), ascending
 
@@ -34,7 +34,7 @@ def write_report(run_dir: str) -> str:
     numbers = series(lines)
     if not numbers:
         raise ValueError(f"{run_dir}: no numbers in metrics.jsonl yet, so nothing to report")
-    meta = _newest_meta(run_dir)
+    meta = newest_meta(run_dir)
     name = str(run_dir).rstrip("/").rsplit("/", 1)[-1]
     picture = draw(numbers, _resumes(lines), name)
     folder = epath.Path(run_dir)
@@ -328,15 +328,6 @@ def _facts(
     restarts = sum(line.get("event") == "resume" for line in lines)
     facts.append(["restarts", str(restarts)])
     return facts
-
-
-def _newest_meta(run_dir: str) -> dict[str, Any] | None:
-    for step in reversed(good_steps(run_dir)):
-        try:
-            return read_meta(run_dir, step)
-        except CorruptCheckpoint:
-            continue  # a report is no place to judge checkpoints; whoever restores will say it
-    return None
 
 
 def _streams(numbers: Series, prefix: str, suffix: str = "") -> list[str]:

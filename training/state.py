@@ -3,6 +3,7 @@
 This order stands here and nowhere else.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ def state_bytes(plan: Layout) -> int:
     """Bytes of weights and optimizer state on one device."""
 
     def one(x: jax.ShapeDtypeStruct) -> int:
-        return int(jax.numpy.dtype(x.dtype).itemsize) * _size(x.sharding.shard_shape(x.shape))
+        return int(jax.numpy.dtype(x.dtype).itemsize) * math.prod(x.sharding.shard_shape(x.shape))
 
     return sum(one(x) for x in jax.tree.leaves(plan.abstract))
 
@@ -131,10 +132,3 @@ def _restored(plan: Layout, found: Restored, origin: str) -> Start:
 def _fresh(plan: Layout, params: Params, origin: str, imported: bool) -> Start:
     init = jax.jit(plan.tx.init, out_shardings=plan.shardings.opt_state)
     return Start(State(params, init(params)), 0, None, origin, imported)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size

@@ -108,6 +108,19 @@ def read_meta(run_dir: str, step: int) -> dict[str, Any]:
     return {**meta, "sha256": seal}
 
 
+def newest_meta(run_dir: str) -> dict[str, Any] | None:
+    """What the newest readable good step says of itself; None where there is none.
+
+    A step that cannot be read is passed over without a word: whoever restores will say it.
+    """
+    for step in reversed(good_steps(run_dir)):
+        try:
+            return read_meta(run_dir, step)
+        except CorruptCheckpoint:
+            continue
+    return None
+
+
 def _hash(meta: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
