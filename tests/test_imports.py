@@ -14,12 +14,20 @@ ROOMS = ("configs", "data", "model", "training", "evaluation", "tpu")
 MAY = {
     "configs": {f"{room}.config" for room in ROOMS} | {"model.presets"},
     "data": set(),
-    "model": {"data.tokenizer", "data.chat"},
+    "model": {"data.tokenizer", "data.chat", "data.document", "data.generator"},
     "training": {
         "model",
         "tpu.mesh",
     },  # the names of the mesh's axes, and how parameters lie on them
-    "evaluation": {"model", "training", "data.tokenizer", "data.chat", "data.benchmarks"},
+    "evaluation": {
+        "model",
+        "training",
+        "data.tokenizer",
+        "data.chat",
+        "data.document",
+        "data.generator",
+        "data.benchmarks",
+    },
     "tpu": set(),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
