@@ -1,0 +1,1 @@
+"""Documents into reading comprehension: tasks mined from a text by rule, composed behind it."""
