@@ -41,14 +41,17 @@ class FamiliesConfig(Config):
 class LayoutConfig(Config):
     """Chances of what stands around the mined tasks of a text with a title and two sentences.
 
-    They are divided by their sum. Where a text has no title, or one sentence, the layouts that it
-    cannot have give their chance to the others in equal proportion.
+    They are divided by their sum. A text that has a title or an ending to ask for, but not both,
+    is asked for it with the chance `one`.
     """
 
     title: float = Field(0.4, ge=0, description="the title is asked for, or the text from it")
     completion: float = Field(0.1, ge=0, description="the ending of the text is asked for")
     both: float = Field(0.4, ge=0, description="both")
     neither: float = Field(0.1, ge=0, description="mined tasks only")
+    one: float = Field(
+        0.5, ge=0, le=1, description="the only one of title and ending that the text can have"
+    )
 
     @model_validator(mode="after")
     def _some_layout(self) -> "LayoutConfig":
@@ -65,8 +68,10 @@ class ComprehensionConfig(Config):
         description="code of the texts' language (en, zh, de, ... : a file in connectives/), or "
         "`auto`: told document by document; a text in a language without files stays raw",
     )
-    domain: str = Field(
-        "biomedicine", description="name of the domain, as the templates say it: `{domain}`"
+    domain: str | dict[str, str] | None = Field(
+        None,
+        description="name of the domain as the templates say it (`biomedicine`), or one for each "
+        "language ({en: law, zh: 法律}); null: only templates that do not name it are used",
     )
     families: FamiliesConfig = FamiliesConfig()
     domain_vocab: str | None = Field(
@@ -104,13 +109,31 @@ class ComprehensionConfig(Config):
         "occurs in the text has (the published way: no)",
     )
     intro: bool = Field(True, description="a sentence between the text and its tasks")
-    chat: str | None = Field(
-        None,
-        description="make one conversation per text, one turn per task, in this chat template "
-        "(llama2, llama3, ...); null: running text",
+    form: Literal["text", "chat"] = Field(
+        "text",
+        description="text: the text and its tasks as running text; chat: one conversation per "
+        "text, one turn per task, in the corpus' chat.template, trained on as chat.train_on says",
     )
-    loss: Literal["all", "assistant"] = Field(
-        "all", description="what a conversation is trained on: every turn, or the answers"
+    system: str | None = Field(
+        None,
+        description="system prompt of the conversations: a name in system_prompts.yaml (llama2: "
+        "the published one), or the prompt itself; null: chat.system",
+    )
+    title: Literal["meta", "first_line"] = Field(
+        "meta",
+        description="where a document's title is from: fields.title, or its first line",
+    )
+    sections: Literal["long", "always", "never"] = Field(
+        "long",
+        description="make one text of every section: of documents too long for one text, of all "
+        "that have sections, of none",
+    )
+    read_share: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="a document too long for one text is divided into parts that fill about this "
+        "share of seq_len, so that their tasks fit behind them",
     )
 
     @model_validator(mode="after")
