@@ -16,13 +16,13 @@
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from data.chat_template import CLOSE, OPEN, compile_template, read_template
 from data.config import ChatConfig
 from data.document import Document, Turn
+from data.encoded import Encoded, tokens_of
 from data.tokenizer import Tokenizer
 
 # Templates that leave BOS and EOS to the caller.
@@ -37,20 +37,6 @@ _ESCAPE = "\ufdd2"
 
 class ConversationError(ValueError):
     """This conversation does not fit the template; another one may."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A document as one segment.
-
-    Attributes:
-        tokens: int32 `[n]`.
-        supervised: bool `[n]`, whether a token is a target. The first never is: nothing comes
-            before it.
-    """
-
-    tokens: np.ndarray
-    supervised: np.ndarray
 
 
 def encode_document(
@@ -72,6 +58,7 @@ def encode_documents(
 
     A text is supervised wholly, whatever `chat.train_on` says: it has no turns to choose from.
     Texts, and plain conversations under `train_on: all`, go through the tokenizer in one batch.
+    Documents that bring along the very tokens that are asked for are not tokenized again.
 
     Raises:
         ConversationError: a conversation does not fit the template (the message names the
@@ -80,9 +67,12 @@ def encode_documents(
     """
     texts: dict[int, str] = {}
     encoded: dict[int, Encoded] = {}
+    by = encoded_by(tokenizer, chat, add_bos=add_bos, add_eos=add_eos)
     for i, document in enumerate(documents):
         try:
-            if document.is_text:
+            if known := tokens_of(document, by):
+                encoded[i] = known
+            elif document.is_text:
                 texts[i] = "\n\n".join(turn.text for turn in document.turns)
             elif chat.template == "plain" and chat.train_on == "all":
                 texts[i] = render(document.turns, chat, tokenizer)
@@ -107,6 +97,13 @@ def encode_documents(
         tokens = np.concatenate([bos, tokens, eos])
         encoded[i] = _encoded(tokens, np.ones(len(tokens), bool))
     return [encoded[i] for i in range(len(documents))]
+
+
+def encoded_by(
+    tokenizer: Tokenizer, chat: ChatConfig, *, add_bos: bool, add_eos: bool
+) -> tuple[object, ...]:
+    """What a document's tokens depend on besides the document."""
+    return tokenizer.fingerprint, chat, add_bos, add_eos
 
 
 def encode_prompt(

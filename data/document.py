@@ -88,6 +88,12 @@ def draw(document_id: str, choice: str) -> random.Random:
     return random.Random(int.from_bytes(digest, "big"))
 
 
+def uniform(document_id: str, choice: str) -> float:
+    """One number in `[0, 1)` for one named choice: `draw` where no generator is needed, faster."""
+    digest = hashlib.blake2b(f"{choice}\0{document_id}".encode(), digest_size=7).digest()
+    return (int.from_bytes(digest, "big") >> 3) / (1 << 53)
+
+
 def partition_of(document_id: str, num_partitions: int) -> int:
     """The partition in `[0, num_partitions)` that a document belongs to, by the hash of its id."""
     digest = hashlib.blake2b(f"partition\0{document_id}".encode(), digest_size=8).digest()
