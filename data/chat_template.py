@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-TEMPLATES = ("plain", "huatuo", "llama2", "llama3")
+TEMPLATES = ("plain", "huatuo", "llama2", "llama3", "synthesizer")
 # Marks around what the assistant says. Noncharacters: no interchanged text holds them, and no
 # template's `strip` removes them.
 OPEN, CLOSE = "\ufdd3", "\ufdd4"

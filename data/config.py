@@ -30,11 +30,14 @@ class FieldsConfig(Config):
     system: Paths | None = Field(default=None, description="a system prompt")
     turns: str | None = Field(
         default=None,
-        description="a list of turns: {role, content} or {from, value}, or plain strings",
+        description="a list of turns: {role, content}, {from, value} or {Q, A}, or plain strings",
     )
     id: str | None = Field(default=None, description="the user's own id, kept as meta.source_id")
     group: str | None = Field(
         default=None, description="rows of one group are held out together or not at all"
+    )
+    dataset: str | None = Field(
+        default=None, description="the data set a row is of, kept as meta.dataset"
     )
 
 

@@ -6,7 +6,7 @@
 * A row without a field it must have is the recipe's mistake as long as no row had it, and a bad row
   afterwards.
 * A turn is `{role, content}`, `{from, value}` or a plain string; strings alternate, the user
-  begins.
+  begins. `{Q, A}` is two turns: a question and its answer.
 """
 
 import difflib
@@ -120,7 +120,7 @@ class RowReader:
                     f"not valid Unicode: character {error.start} of a {turn.role} turn"
                 ) from None
         meta: dict[str, Any] = {}
-        for key, field in (("source_id", "id"), ("group", "group")):
+        for key, field in (("source_id", "id"), ("group", "group"), ("dataset", "dataset")):
             if value := self._text(row, field, place):
                 meta[key] = value
         if title:
@@ -196,7 +196,7 @@ class RowReader:
                 raise UnusableRow("empty document")
             raise self._turns_error(place, value)
         turns = []
-        for number, entry in enumerate(map(_plain, value)):
+        for number, entry in enumerate(_exchanges_opened(value)):
             if isinstance(entry, str):
                 role, text = ("user", "assistant")[number % 2], entry
             elif isinstance(entry, Mapping) and {"role", "content"} <= entry.keys():
@@ -224,7 +224,7 @@ class RowReader:
         return ValueError(
             f"{place}: corpora.{self._name}.fields.turns: {self._fields.turns} holds {there}; "
             "a turn is "
-            "{role, content}, {from, value} or a plain string"
+            "{role, content}, {from, value}, {Q, A} or a plain string"
         )
 
     def _error(self, label: str, place: str, missing: _Missing) -> ValueError:
@@ -276,6 +276,16 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return value
+
+
+def _exchanges_opened(entries: Sequence[Any]) -> Iterator[Any]:
+    """Turns as they stand; a question with its answer, `{Q, A}`, as two."""
+    for entry in map(_plain, entries):
+        if isinstance(entry, Mapping) and {"Q", "A"} <= entry.keys():
+            yield {"role": "user", "content": entry["Q"]}
+            yield {"role": "assistant", "content": entry["A"]}
+        else:
+            yield entry
 
 
 def _content(content: Any) -> str:
