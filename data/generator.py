@@ -7,9 +7,12 @@ A prompt's completion depends on the prompt alone (its seed included), never on 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
 
 from data.document import Turn
+from data.strict import Config
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,86 @@ class Completion:
 
 
 Generate = Callable[[Iterable[Prompt]], Iterator[Completion]]
+
+
+# --- what a recipe says ---------------------------------------------------------------------------
+
+
+class ServerConfig(Config):
+    """An OpenAI-compatible server, for texts and for conversations."""
+
+    base_url: str = Field(
+        default="http://localhost:8000/v1", description="up to and with /v1; vLLM's own default"
+    )
+    model: str = Field(default="", description="the name under which the server has the model")
+    endpoint: Literal["completions", "chat"] = Field(
+        default="completions",
+        description="completions continues texts as they are; chat sends messages, which the "
+        "server puts through the model's chat template",
+    )
+    api_key_env: str | None = Field(
+        default=None,
+        description="the environment variable that holds the key; the key itself is nowhere",
+    )
+    concurrency: int = Field(default=32, ge=1, le=4096, description="requests under way at once")
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(
+        default=None, gt=0, description="read and written, together"
+    )
+    attempts: int = Field(
+        default=8,
+        ge=1,
+        description="tries of one request, where it fails with 408, 409, 429, 5xx or time",
+    )
+    backoff_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="wait before the second try; doubled each time, up to a minute",
+    )
+    timeout_s: float = Field(
+        default=300.0, gt=0, description="one request, from sending to the last byte"
+    )
+    price_in: float = Field(default=0.0, ge=0, description="US$ per million tokens read")
+    price_out: float = Field(default=0.0, ge=0, description="US$ per million tokens written")
+    max_cost: float | None = Field(
+        default=None, gt=0, description="US$ after which no further request is sent"
+    )
+    bos: str | None = Field(
+        default="<s>",
+        description="the BOS string that the server itself puts before a text: where a prompt "
+        "brings it literally, it is left to the server, so that it is never doubled; null: the "
+        "server adds none",
+    )
+    extra: dict[str, Any] = Field(
+        default={}, description="further fields of the request's body, as the server knows them"
+    )
+
+
+class GeneratorConfig(ServerConfig):
+    """What writes text for a preparation: our own engine, or a server."""
+
+    kind: Literal["engine", "openai"] = Field(
+        default="engine",
+        description="a model on this machine's devices, or an OpenAI-compatible server",
+    )
+    model: str = Field(
+        default="",
+        description="engine: a Hugging Face folder, a hub id or a run directory; openai: the "
+        "server's name of the model",
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        description="counts the tokens of prompts; default: the one beside an engine's model, "
+        "else the recipe's own",
+    )
+    engine: dict[str, Any] = Field(
+        default={},
+        description="settings of the engine, as `python -m model.generate --help` names them",
+    )
+
+    @model_validator(mode="after")
+    def _model_is_named(self) -> "GeneratorConfig":
+        if not self.model:
+            what = "a model folder or run directory" if self.kind == "engine" else "the model"
+            raise ValueError(f"generator.model: missing; name {what}")
+        return self
