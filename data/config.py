@@ -10,13 +10,26 @@ Path = str
 Paths = str | tuple[str, ...]
 
 
+class SectionsConfig(Config):
+    """A text in sections: a list of objects, or of texts beside a list of their titles."""
+
+    each: str = Field(description="the list, by its path in the row")
+    title: str = Field(
+        default="title",
+        description="path of a section's title in it; or in the row, where each lists plain texts",
+    )
+    text: str = Field(default="text", description="path of a section's text in it")
+
+
 class FieldsConfig(Config):
     """Which fields of a source row hold what.
 
     Dotted paths reach into objects, lists are joined by a blank line.
     """
 
-    text: Paths | None = Field(default=None, description="running text")
+    text: str | SectionsConfig | tuple[str | SectionsConfig, ...] | None = Field(
+        default=None, description="running text; sections keep their titles"
+    )
     title: Paths | None = Field(
         default=None, description="put before the text, on a line of its own"
     )
@@ -63,9 +76,10 @@ class CorpusConfig(Config):
     path: Paths = Field(
         description="file, folder, glob, hub id or TFDS name; local, gs:// or s3://"
     )
-    format: Literal["auto", "text", "jsonl", "json", "csv", "parquet", "huggingface", "tfds"] = (
-        "auto"
-    )
+    format: Literal[
+        "auto", "text", "jsonl", "json", "csv", "parquet", "pubmed", "jats", "html",
+        "huggingface", "tfds",
+    ] = Field(default="auto", description="auto: by the file's name")  # fmt: skip
     name: str | None = Field(
         default=None, description="configuration name of a Hugging Face data set"
     )

@@ -2,7 +2,9 @@
 
 * A path is a key, or keys joined by dots that reach into objects; a number picks from a list, and a
   key asked of a list is asked of each of its entries. Lists of texts, and several paths, are joined
-  by a blank line.
+  by a blank line; a title of several paths by a comma.
+* A section is an object with `text` and one of `title`, `label`, `heading`, or what `{each, title,
+  text}` in the recipe says it is. Its title stands on a line of its own above its text.
 * A row without a field it must have is the recipe's mistake as long as no row had it, and a bad row
   afterwards.
 * A turn is `{role, content}`, `{from, value}` or a plain string; strings alternate, the user
@@ -13,8 +15,9 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data.config import FieldsConfig
+from data.config import FieldsConfig, SectionsConfig
 from data.document import Document, Turn, document_id
+from data.paths import Missing, entries, plain, reach
 
 ROLES = {
     "system": "system",
@@ -27,6 +30,7 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+TITLES = ("title", "label", "heading")
 # An optional field that none of so many rows has is taken for a misspelt one.
 PATIENCE = 1000
 
@@ -37,14 +41,6 @@ class UnusableRow(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
-
-
-class _Missing(Exception):
-    """`key` is not among the `known` keys of `where` ('' is the row itself)."""
-
-    def __init__(self, key: str, where: str, known: list[str]):
-        super().__init__(key)
-        self.key, self.where, self.known = key, where, known
 
 
 class RowReader:
@@ -73,7 +69,7 @@ class RowReader:
             )
         self._fields, self._name = fields, name
         self._seen: set[str] = set()
-        self._unseen: dict[str, tuple[str, _Missing]] = {}
+        self._unseen: dict[str, tuple[str, Missing]] = {}
         self._rows = 0
 
     def document(self, row: Mapping[str, Any], place: str) -> Document:
@@ -135,18 +131,23 @@ class RowReader:
 
     def _text(self, row: Mapping[str, Any], field: str, place: str, *, needed: bool = False) -> str:
         paths = getattr(self._fields, field)
-        texts = []
-        for path in (paths,) if isinstance(paths, str) else paths or ():
+        texts: list[str] = []
+        for path in paths if isinstance(paths, tuple) else () if paths is None else (paths,):
+            if isinstance(path, SectionsConfig):
+                texts += self._sections(row, field, path, place)
+                continue
             value = self._value(row, field, path, place, needed=needed)
             texts += self._texts(value, f"{field}: {path}", place)
-        return "\n\n".join(text for text in texts if text.strip()) if len(texts) != 1 else texts[0]
+        if len(texts) == 1:
+            return texts[0]
+        return (", " if field == "title" else "\n\n").join(text for text in texts if text.strip())
 
     def _value(
         self, row: Mapping[str, Any], field: str, path: str, place: str, *, needed: bool
     ) -> Any:
         try:
-            value = _reach(row, path)
-        except _Missing as missing:
+            value = reach(row, path)
+        except Missing as missing:
             label = f"{field}: {path}"
             if needed and label not in self._seen:
                 raise self._error(label, place, missing) from None
@@ -158,16 +159,24 @@ class RowReader:
         return value
 
     def _texts(self, value: Any, label: str, place: str) -> Iterator[str]:
-        value = _plain(value)
+        value = plain(value)
         if isinstance(value, str):
             yield value
         elif isinstance(value, bool | int | float):
             yield str(value)
         elif isinstance(value, Mapping):
-            raise ValueError(
-                f"{place}: corpora.{self._name}.fields.{label} is an object with the fields "
-                f"{', '.join(map(str, value))}; name one of them with a dot"
-            )
+            listed = entries(value)
+            if listed is not value:
+                yield from self._texts(listed, label, place)
+                return
+            title = next((key for key in TITLES if key in value), None)
+            if title is None or "text" not in value:
+                raise ValueError(
+                    f"{place}: corpora.{self._name}.fields.{label} is an object with the fields "
+                    f"{', '.join(map(str, value))}; name one of them with a dot, or say which is "
+                    "its title and which its text: {each, title, text}"
+                )
+            yield from self._section(value[title], value["text"], label, place)
         elif isinstance(value, Sequence):
             for entry in value:
                 yield from self._texts(entry, label, place)
@@ -177,20 +186,44 @@ class RowReader:
                 "not text"
             )
 
+    def _sections(
+        self, row: Mapping[str, Any], field: str, config: SectionsConfig, place: str
+    ) -> Iterator[str]:
+        """The texts of a list, each under its title: of objects, or of texts beside their titles."""
+        label = f"{field}: {config.each}"
+        found = entries(self._value(row, field, config.each, place, needed=True))
+        found = [found] if isinstance(found, Mapping | str) else found
+        parts = [part for part in map(plain, found or ()) if part is not None]
+        if all(isinstance(part, Mapping) for part in parts):
+            for part in parts:
+                title = self._value(part, field, config.title, place, needed=False)
+                text = self._value(part, field, config.text, place, needed=True)
+                yield from self._section(title, text, label, place)
+            return
+        titles = plain(self._value(row, field, config.title, place, needed=False))
+        titles = [titles] if isinstance(titles, str) else titles or []
+        if len(titles) != len(found):
+            raise UnusableRow(
+                f"sections and titles do not go together: {len(found)} of {config.each}, "
+                f"{len(titles)} of {config.title}"
+            )
+        for title, text in zip(titles, found, strict=True):
+            yield from self._section(title, text, label, place)
+
+    def _section(self, title: Any, text: Any, label: str, place: str) -> Iterator[str]:
+        """A section as one text: its title on a line of its own. One without text is left out."""
+        heading = " ".join(" ".join(self._texts(title, label, place)).split())
+        body = "\n\n".join(part for part in self._texts(text, label, place) if part.strip())
+        if body:
+            yield f"{heading}\n{body}" if heading else body
+
     def _turns(self, row: Mapping[str, Any], place: str) -> list[Turn]:
         assert self._fields.turns is not None
         path = self._fields.turns
-        value = _plain(self._value(row, "turns", path, place, needed=True))
-        if isinstance(value, Mapping):  # a table keeps a list of objects as an object of lists
-            if not all(
-                isinstance(column, Sequence) and not isinstance(column, str)
-                for column in value.values()
-            ):
-                raise self._turns_error(place, value)
-            value = [
-                dict(zip(value, entries, strict=True))
-                for entries in zip(*value.values(), strict=True)
-            ]
+        value = plain(self._value(row, "turns", path, place, needed=True))
+        value = entries(value)
+        if isinstance(value, Mapping):
+            raise self._turns_error(place, value)
         if not isinstance(value, Sequence) or isinstance(value, str):
             if value is None:
                 raise UnusableRow("empty document")
@@ -200,9 +233,9 @@ class RowReader:
             if isinstance(entry, str):
                 role, text = ("user", "assistant")[number % 2], entry
             elif isinstance(entry, Mapping) and {"role", "content"} <= entry.keys():
-                role, text = _plain(entry["role"]), _content(entry["content"])
+                role, text = plain(entry["role"]), _content(entry["content"])
             elif isinstance(entry, Mapping) and {"from", "value"} <= entry.keys():
-                role, text = _plain(entry["from"]), _content(entry["value"])
+                role, text = plain(entry["from"]), _content(entry["value"])
             else:
                 raise self._turns_error(place, entry)
             if role not in ROLES:
@@ -227,7 +260,7 @@ class RowReader:
             "{role, content}, {from, value}, {Q, A} or a plain string"
         )
 
-    def _error(self, label: str, place: str, missing: _Missing) -> ValueError:
+    def _error(self, label: str, place: str, missing: Missing) -> ValueError:
         where = f"{missing.where} has" if missing.where else "there are"
         near = difflib.get_close_matches(missing.key, missing.known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -240,47 +273,17 @@ class RowReader:
 def top_level(fields: FieldsConfig) -> list[str]:
     """Every path that `fields` names, for sources that can leave other columns unread."""
     names: list[str] = []
-    for value in fields.model_dump().values():
-        names += [value] if isinstance(value, str) else value or []
+    for name in type(fields).model_fields:
+        value = getattr(fields, name)
+        for path in value if isinstance(value, tuple) else () if value is None else (value,):
+            # A section's title may be a column beside the texts', or a key inside them.
+            names += [path] if isinstance(path, str) else [path.each, path.title]
     return names or ["text"]
 
 
-def _reach(value: Any, path: str) -> Any:
-    if isinstance(value, Mapping) and path in value:  # a key may itself hold a dot
-        return value[path]
-    where = ""
-    keys = path.split(".")
-    for i, key in enumerate(keys):
-        value = _plain(value)
-        if value is None:
-            return None
-        if isinstance(value, Mapping):
-            if key not in value:
-                raise _Missing(key, where, [str(known) for known in value])
-            value = value[key]
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            if key.isdigit():
-                value = value[int(key)] if int(key) < len(value) else None
-            else:
-                return [_reach(entry, ".".join(keys[i:])) for entry in value]
-        else:
-            raise _Missing(key, where, [])
-        where = f"{where}.{key}" if where else key
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Python's own types for what NumPy and TFDS give."""
-    if isinstance(value, bytes):
-        return value.decode(errors="surrogateescape")
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value
-
-
-def _exchanges_opened(entries: Sequence[Any]) -> Iterator[Any]:
+def _exchanges_opened(turns: Sequence[Any]) -> Iterator[Any]:
     """Turns as they stand; a question with its answer, `{Q, A}`, as two."""
-    for entry in map(_plain, entries):
+    for entry in map(plain, turns):
         if isinstance(entry, Mapping) and {"Q", "A"} <= entry.keys():
             yield {"role": "user", "content": entry["Q"]}
             yield {"role": "assistant", "content": entry["A"]}
@@ -289,7 +292,7 @@ def _exchanges_opened(entries: Sequence[Any]) -> Iterator[Any]:
 
 
 def _content(content: Any) -> str:
-    content = _plain(content)
+    content = plain(content)
     if content is None:
         return ""
     if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""The rows of one input: text, JSON Lines, JSON, CSV, Parquet, Arrow, Hugging Face, TFDS.
+"""The rows of one input: text, JSON Lines, JSON, CSV, XML, HTML, Parquet, Arrow, and data sets.
 
 Files are streamed, compressed or not, from disk or object storage; what is held is one row, one
 batch of a table, or one text file. What cannot be read comes as `Broken` in its place, and reading
@@ -10,10 +10,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from data.articles import jats_rows, pubmed_rows
+from data.broken import Broken, Item, Numbered
 from data.compression import DECOMPRESSORS, open_file
+from data.webpage import webpage_row
 
 MAX_ROW_BYTES = 1 << 28
 SUFFIXES = {
@@ -22,26 +24,24 @@ SUFFIXES = {
     "json": (".json",),
     "csv": (".csv", ".tsv"),
     "parquet": (".parquet",),
+    "html": (".html", ".htm", ".xhtml"),
+    "jats": (".nxml", ".xml"),
+    "pubmed": (".xml",),
 }
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A row, or a whole file, that cannot be read. `reason` is general up to its colon."""
-
-    reason: str
-    excerpt: str
-
-
-Item = tuple[str, dict[str, Any] | Broken]  # place ("file:line"), row
-
-
 def format_of(path: str) -> str | None:
-    """The format that a file's name tells, None where it does not."""
+    """The format that a file's name tells, None where it does not, or not alone (`.xml`)."""
+    found = [name for name in SUFFIXES if is_named_as(path, name)]
+    return found[0] if len(found) == 1 else None
+
+
+def is_named_as(path: str, format_: str) -> bool:
+    """Whether a file's name fits a format."""
     path = path.lower()
     for suffix in DECOMPRESSORS:
         path = path.removesuffix(suffix)
-    return next((name for name, suffixes in SUFFIXES.items() if path.endswith(suffixes)), None)
+    return path.endswith(SUFFIXES.get(format_, ()))
 
 
 def file_rows(path: str, format_: str, columns: list[str]) -> Iterator[Item]:
@@ -136,20 +136,20 @@ def tfds_rows(path: str, split: str, source: Any, start: int, stop: int) -> Iter
 # --- line by line ---------------------------------------------------------------------------------
 
 
-def _text(
-    file: io.BufferedReader, columns: list[str], path: str
-) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
+def _whole(file: io.BufferedReader) -> bytes | Broken:
+    """The bytes of a file that is one document."""
     content = file.read(MAX_ROW_BYTES + 1)
     if len(content) > MAX_ROW_BYTES:
-        yield (
-            1,
-            Broken(
-                f"too long: over {MAX_ROW_BYTES} bytes in one text file; make it JSON Lines", ""
-            ),
-        )
-        return
+        return Broken(f"too long: over {MAX_ROW_BYTES} bytes in one file; make it JSON Lines", "")
     if b"\0" in content:
-        yield 1, Broken("binary file: it has NUL bytes", repr(content[:64]))
+        return Broken("binary file: it has NUL bytes", repr(content[:64]))
+    return content
+
+
+def _text(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
+    content = _whole(file)
+    if isinstance(content, Broken):
+        yield 1, content
         return
     try:
         text = content.decode("utf-8-sig")
@@ -168,9 +168,7 @@ def _text(
     )
 
 
-def _jsonl(
-    file: io.BufferedReader, columns: list[str], path: str
-) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
+def _jsonl(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
     number = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -199,9 +197,7 @@ def _jsonl(
             )
 
 
-def _json(
-    file: io.BufferedReader, columns: list[str], path: str
-) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
+def _json(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
     """The entries of an array, or objects one after the other; whole lines are JSON Lines."""
     head = file.peek(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
     if head[:1] != b"[":
@@ -261,9 +257,7 @@ def _json(
         )
 
 
-def _csv(
-    file: io.BufferedReader, columns: list[str], path: str
-) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
+def _csv(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
     """Rows under the names of the first line, which is not there if all `columns` are numbers."""
     csv.field_size_limit(MAX_ROW_BYTES)
     delimiter = "\t" if ".tsv" in path.lower() else ","
@@ -297,11 +291,27 @@ def _csv(
         yield line, dict(zip(names, values, strict=True))
 
 
-_LINES: dict[str, Callable[..., Iterator[tuple[int, dict[str, Any] | Broken]]]] = {
+def _pubmed(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
+    yield from pubmed_rows(file, MAX_ROW_BYTES)
+
+
+def _jats(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
+    yield from jats_rows(file, MAX_ROW_BYTES)
+
+
+def _html(file: io.BufferedReader, columns: list[str], path: str) -> Iterator[Numbered]:
+    content = _whole(file)
+    yield 1, content if isinstance(content, Broken) else webpage_row(content, path)
+
+
+_LINES: dict[str, Callable[..., Iterator[Numbered]]] = {
     "text": _text,
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,
+    "pubmed": _pubmed,
+    "jats": _jats,
+    "html": _html,
 }
 
 

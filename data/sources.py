@@ -155,7 +155,9 @@ def _find(path: str, corpus: CorpusConfig, opened: dict[str, Any]) -> list[_Inpu
         known = [
             file
             for file in files
-            if formats.format_of(file) in ({format_} if format_ != "auto" else formats.SUFFIXES)
+            if (
+                formats.format_of(file) if format_ == "auto" else formats.is_named_as(file, format_)
+            )
         ]
         return [
             _file(full(file), format_) for file in known or (files if format_ != "auto" else [])
@@ -172,7 +174,9 @@ def _file(path: str, format_: str) -> _Input:
     found = formats.format_of(path) if format_ == "auto" else format_
     if found is None:
         known = ", ".join(suffix for suffixes in formats.SUFFIXES.values() for suffix in suffixes)
-        raise ValueError(f"path: the name of {path} does not tell its format ({known}); set format")
+        raise ValueError(
+            f"path: the name of {path} does not tell its format ({known}; .xml may be two); set format"
+        )
     return _Input(path, found)
 
 
