@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 
 def sections_of(parts: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
-    """`{title, text}` for every (heading, text) that has text; a heading may be ''.
+    r"""`{title, text}` for every (heading, text) that has text; a heading may be ''.
 
     A heading straight above another one is the title, and the other begins its text:
-    ("Methods", ""), ("Patients", "We saw 20.") is "Patients\\nWe saw 20." under "Methods".
+    ("Methods", ""), ("Patients", "We saw 20.") is "Patients\nWe saw 20." under "Methods".
     One over nothing, at the end, is left out.
     """
     above: list[str] = []

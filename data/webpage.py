@@ -17,8 +17,7 @@ def webpage_row(content: bytes, path: str) -> dict[str, Any] | Broken:
 
     # bare_extraction's own default keeps readers' comments.
     page: Any = trafilatura.bare_extraction(content, include_comments=False, with_metadata=True)
-    sections = [] if page is None else _sections(page.body, page.title or "")
-    if not sections:
+    if page is None or not (sections := _sections(page.body, page.title or "")):
         return Broken(
             "no text: the extractor found none in this page",
             content.lstrip()[:200].decode(errors="replace"),

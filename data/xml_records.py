@@ -55,14 +55,15 @@ def xml_records(
             yield line, Broken(f"too long: over {max_bytes} bytes in one record", "")
             line += dropped.count
         elif head is None:
-            yield line, _without_records(piece, names)
+            if piece.strip():
+                yield line, _without_records(piece, names)
         elif found:
             for record in _split(piece, start):
                 yield line + _blank_lines(record), _parse(head, record, names)
                 line += record.count(b"\n")
             continue
         elif (reason := head.complaint(piece)) is not None:  # what stands behind the last record
-            yield line, Broken(f"broken XML: {reason}", _shown(piece))
+            yield line + _blank_lines(piece), Broken(f"broken XML: {reason}", _shown(piece))
         line += piece.count(b"\n")
 
 
@@ -99,7 +100,10 @@ class _Dropped:
 def _pieces(
     file: io.BufferedIOBase, end: re.Pattern[bytes], max_bytes: int
 ) -> Iterator[tuple[bytes, _Dropped | None]]:
-    """The bytes, cut behind every `end`; of a piece that is too long, its last part."""
+    """The bytes, cut behind every `end`; of a piece that is too long, its last part.
+
+    What stands behind the last `end` comes too, were it nothing.
+    """
     buffer, searched = bytearray(), 0
     dropped: _Dropped | None = None
     while block := file.read(BLOCK):
@@ -116,8 +120,7 @@ def _pieces(
             dropped.count += buffer.count(b"\n", 0, gone)
             del buffer[:gone]
         searched = max(0, len(buffer) - TAG_BYTES)  # an end tag may lie across two blocks
-    if buffer.strip() or dropped:
-        yield bytes(buffer), dropped
+    yield bytes(buffer), dropped
 
 
 def _split(piece: bytes, start: re.Pattern[bytes]) -> Iterator[bytes]:

@@ -34,7 +34,7 @@ PREPARE: dict[str, Any] = {
     "out_dir": "prepared/x",
     "train_tokenizer": {"vocab_size": 512},
     "heldout": {},
-    "corpora": {"articles": {"path": "a.jsonl", "fields": {"text": "t"}, "chat": {}}},
+    "corpora": {"articles": {"path": "a.jsonl", "fields": {"text": {"each": "t"}}, "chat": {}}},
 }
 
 
