@@ -13,7 +13,12 @@ def webpage_row(content: bytes, path: str) -> dict[str, Any] | Broken:
     sections' texts with their headings), `author, sitename, url`, `name` and `path` of the file.
     There is no date: the extractor's guess at it depends on the day on which it is made.
     """
-    import trafilatura
+    try:
+        import trafilatura
+    except ImportError as error:
+        raise ValueError(
+            f"path: {path}: reading web pages needs `pip install trafilatura`"
+        ) from error
 
     # bare_extraction's own default keeps readers' comments.
     page: Any = trafilatura.bare_extraction(content, include_comments=False, with_metadata=True)
