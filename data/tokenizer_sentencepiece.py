@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
+
+from data.sentencepiece_proto import parse
 
 _PADS = ("<pad>", "[PAD]")  # appended by hand to models that have none, as ordinary pieces
 
@@ -129,21 +130,15 @@ def _special(id_: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _keeps_text(model: bytes) -> bool:
     """Whether pieces are the text itself: then spans follow from their lengths (faster by half)."""
-    spec = _proto(model).normalizer_spec
+    spec = parse(model).normalizer_spec
     return not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
 
 
 def _as_control(model: bytes, special: Iterable[str]) -> bytes:
     """The SentencePiece model with its special pieces hidden from text. Ids do not change."""
-    proto = _proto(model)
+    proto = parse(model)
     special = set(special)
     for piece in proto.pieces:
         if piece.piece in special and piece.type == piece.USER_DEFINED:
             piece.type = piece.CONTROL
     return proto.SerializeToString()
-
-
-def _proto(model: bytes) -> Any:
-    from sentencepiece import sentencepiece_model_pb2
-
-    return sentencepiece_model_pb2.ModelProto.FromString(model)  # pyright: ignore[reportAttributeAccessIssue]

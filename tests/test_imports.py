@@ -14,7 +14,13 @@ ROOMS = ("configs", "data", "model", "training", "evaluation", "tpu")
 MAY = {
     "configs": {f"{room}.config" for room in ROOMS} | {"model.presets"},
     "data": set(),
-    "model": {"data.tokenizer", "data.chat", "data.document", "data.generator"},
+    "model": {
+        "data.tokenizer",
+        "data.sentencepiece_proto",
+        "data.chat",
+        "data.document",
+        "data.generator",
+    },
     "training": {
         "model",
         "tpu.mesh",

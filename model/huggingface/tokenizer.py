@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 
+from data.sentencepiece_proto import parse
 from data.tokenizer import Tokenizer
 
 _CLASS = "PreTrainedTokenizerFast"
@@ -81,9 +82,7 @@ def write_tokenizer(
 
 def _from_sentencepiece(model: bytes, tokenizer: Tokenizer) -> dict[str, Any]:
     """A tokenizer.json for a SentencePiece model."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # pyright: ignore[reportAttributeAccessIssue]
+    proto = parse(model)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     kinds = {trainer.BPE: _bpe, trainer.UNIGRAM: _unigram}
     if trainer.model_type not in kinds:
