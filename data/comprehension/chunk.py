@@ -1,0 +1,97 @@
+"""Long documents divided into parts, each to be one text; nothing is lost between them.
+
+A document with sections is divided at them. What is still too long is divided into parts of about
+equal length at the best bound in reach: between paragraphs, else lines, else sentences, else
+words, else anywhere.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from data.comprehension.mined import Section
+
+Spans = list[tuple[int, int]]
+Sentences = Callable[[str], Spans]
+
+# A shorter section is read together with the next one.
+MIN_SECTION = 200
+_BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
+_LINE_ENDS = re.compile(r"\n+")
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The characters `start:stop` of a document. Those before `body` are the line of its title."""
+
+    start: int
+    stop: int
+    title: str | None = None
+    body: int = 0
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of the part, its title's line included."""
+        return self.stop - self.start
+
+
+def by_section(text: str, sections: Sequence[Section]) -> list[Part]:
+    """One part for each section, title line included; together they are the whole text."""
+    parts: list[Part] = []
+    start, joined = 0, False
+    for section in sections:
+        if section.stop - start < MIN_SECTION and section is not sections[-1]:
+            joined = True  # its title is a line of the next part
+            continue
+        title = None if joined else section.title
+        parts.append(Part(start, section.stop, title, section.start if title else start))
+        start, joined = section.stop, False
+    if start < len(text):
+        parts.append(Part(start, len(text), None, start))
+    return parts
+
+
+def by_length(text: str, part: Part, limit: int, sentences: Sentences) -> list[Part]:
+    """`part` in parts of at most `limit` characters; itself where it is no longer.
+
+    The first keeps its title.
+    """
+    bounds: dict[str, list[int]] = {}
+    parts: list[Part] = []
+    start = part.start
+    while part.stop - start > limit:
+        number = -(-(part.stop - start) // limit)
+        aim = start + (part.stop - start) // number
+        cut = _cut(text, max(start, part.body), aim, start + limit, bounds, sentences)
+        parts.append(Part(start, cut, None, start))
+        start = cut
+    parts.append(Part(start, part.stop, None, start))
+    if part.title and parts[0].stop > part.body:
+        parts[0] = Part(part.start, parts[0].stop, part.title, part.body)
+    return parts
+
+
+def _cut(
+    text: str, start: int, aim: int, most: int, bounds: dict[str, list[int]], sentences: Sentences
+) -> int:
+    """The best bound in `(start, most]`: of the best kind that there is near `aim`, the nearest."""
+    least = start + max(1, (aim - start) // 2)
+    for name, pattern in (("paragraphs", _BLANK_LINES), ("lines", _LINE_ENDS)):
+        if name not in bounds:
+            bounds[name] = [match.end() for match in pattern.finditer(text)]
+        if (cut := _nearest(bounds[name], least, aim, most)) is not None:
+            return cut
+    inside = [start + span[0] for span in sentences(text[start:most])]
+    if (cut := _nearest(inside, least, aim, most)) is not None:
+        return cut
+    words = [match.end() for match in _SPACES.finditer(text, least, most)]
+    if (cut := _nearest(words, least, aim, most)) is not None:
+        return cut
+    return max(most, start + 1)
+
+
+def _nearest(bounds: Sequence[int], least: int, aim: int, most: int) -> int | None:
+    inside = bounds[bisect_left(bounds, least) : bisect_right(bounds, most)]
+    return min(inside, key=lambda bound: (abs(bound - aim), bound), default=None)

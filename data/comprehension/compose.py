@@ -1,0 +1,401 @@
+"""A text and its mined tasks into reading comprehension: running text, or a conversation.
+
+First the text is read, then come its tasks. How its title or its ending are asked for, which
+templates are used and in which order the families come is drawn by (id, name of the choice). The
+text itself is never changed: `Composed.read` says where each piece of it went, white space
+included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.comprehension.config import ComprehensionConfig
+from data.comprehension.mined import Mined
+from data.comprehension.select import classifies
+from data.comprehension.templates import Frame, Template, Templates
+from data.document import Turn, draw, uniform
+
+Span = tuple[int, int]
+
+# The text of a section is given back as an answer only when it is short.
+MAX_SECTION_ANSWER = 600
+OPENING_WORDS = 12
+_LISTED = ("- ", "> ")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read: a document or a part of one.
+
+    Attributes:
+        id: of the finished text.
+        text: the whole, title line included.
+        title: its title, if it has one.
+        body: where the text under its title begins; 0 where the title is no line of the text.
+        sentences: spans of the body's sentences in `text`.
+    """
+
+    id: str
+    text: str
+    title: str | None = None
+    body: int = 0
+    sentences: Sequence[Span] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question with its answer, and what `meta.tasks` says of it."""
+
+    family: str
+    label: str
+    question: str
+    answer: str
+    spans: tuple[Span, ...]
+    join: str
+
+
+@dataclass
+class Composed:
+    """A finished text.
+
+    Attributes:
+        turns: one of role `text`, or a conversation.
+        tasks: records for `meta.tasks`: family, label, question, answer, source_spans (in the text
+            read), filter, and `places`: `[turn, start, stop]` of the question and of the answer.
+        read: `[turn, start, stop, at]` for each piece of the text read, in its order: where it is
+            and where in the text read it begins.
+        layout: title, completion, both or neither.
+    """
+
+    turns: tuple[Turn, ...]
+    tasks: list[dict[str, Any]]
+    read: list[list[int]]
+    layout: str
+
+
+def ask(
+    mined: Sequence[Mined], id: str, templates: Templates, config: ComprehensionConfig
+) -> list[Task]:
+    """The tasks in words, family by family; a family's order in the text is drawn."""
+    families: dict[str, list[Task]] = {}
+    chosen: dict[str, Template] = {}
+    for task in mined:
+        group = _group(task, id, config)
+        if group not in chosen:
+            chosen[group] = _pick(templates.tasks[group], id, f"template {group}")
+        template, slots = chosen[group], task.slots
+        if task.family == "section":
+            if template.inverted and len(slots["body"]) > MAX_SECTION_ANSWER:
+                direct = [item for item in templates.tasks[group] if not item.inverted]
+                template = _pick(direct, id, f"template {group} for long ones")
+            slots = {**slots, "opening": _opening(slots["body"])}
+        families.setdefault(task.family, []).append(
+            Task(
+                task.family,
+                task.label,
+                templates.render(template.question, slots),
+                templates.render(template.answer(task.label), slots),
+                task.spans,
+                _join(template, templates),
+            )
+        )
+    order = list(families)
+    if len(order) > 1:
+        draw(id, "order of the families").shuffle(order)
+    return [task for family in order for task in families[family]]
+
+
+def compose(
+    reading: Reading, tasks: Sequence[Task], templates: Templates, config: ComprehensionConfig
+) -> Composed | None:
+    """The finished text; None where a conversation would have no question in it."""
+    layout = _layout(reading, config, some_task=bool(tasks))
+    page: _Text | _Chat = _Chat() if config.form == "chat" else _Text()
+    frame = _frame(layout, reading, tasks, templates)
+    title = reading.title or ""
+    whole = (0 if layout in ("neither", "completion") else reading.body, len(reading.text))
+    mined = _Block(templates, reading, tasks, config)
+
+    if layout == "title" and "title" in {p[0] for p in frame.ask if not isinstance(p, str)}:
+        question = templates.render(frame.ask, {"title": title})
+        page.exchange("title", "title", question, "\n", reading.text, whole, ())
+        mined.put(page)
+    elif layout == "title":
+        page.say(frame.before)
+        page.read(reading.text, whole)
+        asked = ("title", "title", "".join(map(str, frame.ask)), templates.join, title)
+        _in_order(page, mined, asked, frame)
+    elif layout in ("completion", "both"):
+        first, second = _halves(reading, whole)
+        page.say(frame.before)
+        page.read(reading.text, first)
+        question = "".join(map(str, frame.ask))
+        join = _before(reading.text, second, templates)
+        page.exchange("completion", "completion", question, join, reading.text, second, (second,))
+        if layout == "both":
+            asked = ("title", "title", frame.ask_title, templates.join, title)
+            _in_order(page, mined, asked, frame)
+        else:
+            mined.put(page)
+    else:
+        page.say(frame.before)
+        page.read(reading.text, whole)
+        mined.put(page)
+    turns = page.turns()
+    return Composed(turns, page.tasks, page.pieces, layout) if turns else None
+
+
+# --- choices --------------------------------------------------------------------------------------
+
+
+def _pick(items: Sequence[Any], id: str, choice: str) -> Any:
+    return items[int(uniform(id, choice) * len(items))]
+
+
+def _group(task: Mined, id: str, config: ComprehensionConfig) -> str:
+    if task.family == "nli":
+        return "nli.classify" if classifies(id, config) else f"nli.{task.label}"
+    if task.family in ("cause", "paraphrase"):
+        return f"{task.family}.{task.label}"
+    return task.family
+
+
+def _layout(reading: Reading, config: ComprehensionConfig, *, some_task: bool) -> str:
+    chances = config.layout
+    titled = bool(reading.title) and config.families.title
+    ending = len(reading.sentences) > 1 and config.families.completion
+    number = uniform(reading.id, "layout")
+    if titled and ending:
+        weights = {
+            "title": chances.title,
+            "completion": chances.completion,
+            "both": chances.both,
+            "neither": chances.neither,
+        }
+    elif titled or ending:
+        only = "title" if titled else "completion"
+        weights = {only: chances.one, "neither": 1 - chances.one}
+    else:
+        return "neither"
+    if config.form == "chat" and not some_task and len(weights) > 1:
+        weights["neither"] = 0.0  # a conversation has to ask for something
+    number *= sum(weights.values())
+    for layout, weight in weights.items():
+        number -= weight
+        if number < 0:
+            return layout
+    return max(weights, key=lambda layout: weights[layout])
+
+
+def _frame(layout: str, reading: Reading, tasks: Sequence[Task], templates: Templates) -> Frame:
+    group = layout
+    if layout == "title" and uniform(reading.id, "text from title") < 0.5:
+        group = "title.inverted"
+    frames = templates.frames[group]
+    if not tasks:  # nothing to announce
+        frames = [frame for frame in frames if not frame.tasks_first]
+    return _pick(frames, reading.id, f"frame {group}")
+
+
+def _halves(reading: Reading, whole: Span) -> tuple[Span, Span]:
+    """The text in two at a drawn sentence bound.
+
+    Line breaks at the bound stay with the first half; spaces and an indentation go with the second.
+    """
+    sentences = reading.sentences
+    i = 1 + int(uniform(reading.id, "cut") * (len(sentences) - 1))
+    stop, start = sentences[i - 1][1], sentences[i][0]
+    cut = reading.text.rfind("\n", stop, start) + 1 or stop
+    return (whole[0], cut), (cut, whole[1])
+
+
+def _before(text: str, half: Span, templates: Templates) -> str:
+    """What stands between the question and the second half: its own space, if it has one."""
+    start = half[0]
+    if text[start - 1 : start] == "\n":
+        return "\n"
+    return "" if text[start].isspace() else templates.join
+
+
+def _opening(body: str) -> str:
+    words = body.split(None, OPENING_WORDS)
+    text = " ".join(words[:OPENING_WORDS])
+    short = text[: 8 * OPENING_WORDS]  # words may be long, or none where a script has no spaces
+    return short + " …" if len(short) < len(text) or len(words) > OPENING_WORDS else short
+
+
+def _join(template: Template, templates: Templates) -> str:
+    """A line break behind a quotation or a list, which the answer would otherwise run into."""
+    last = template.question[-1]
+    if isinstance(last, str) and not last.rpartition("\n")[2].startswith(_LISTED):
+        return templates.join
+    return "\n"
+
+
+# --- the order of things --------------------------------------------------------------------------
+
+
+@dataclass
+class _Block:
+    """The mined tasks, with a sentence before them."""
+
+    templates: Templates
+    reading: Reading
+    tasks: Sequence[Task]
+    config: ComprehensionConfig
+
+    def put(self, page: "_Text | _Chat") -> None:
+        if self.tasks and self.config.intro and isinstance(page, _Text):
+            page.say(_pick(self.templates.intros, self.reading.id, "intro"))
+        for task in self.tasks:
+            text, span = task.answer, (0, len(task.answer))
+            page.exchange(
+                task.family, task.label, task.question, task.join, text, span, task.spans, False
+            )
+
+
+def _in_order(
+    page: "_Text | _Chat", mined: _Block, title: tuple[str, str, str, str, str], frame: Frame
+) -> None:
+    """The title's question and the mined tasks, in the frame's order."""
+    if frame.tasks_first:
+        mined.put(page)
+    span = (0, len(title[4]))
+    at = mined.reading.body
+    line = mined.reading.text[:at].rstrip()
+    page.exchange(*title, span, ((0, len(line)),) if at else (), False)
+    if not frame.tasks_first:
+        mined.put(page)
+
+
+@dataclass
+class _Text:
+    """Running text as it grows: blocks apart by a blank line, an answer behind its question."""
+
+    parts: list[str] = field(default_factory=list)
+    length: int = 0
+    end: str = "\n\n"
+    below: bool = False  # whether what was said belongs right above what comes
+    pieces: list[list[int]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+
+    def _add(self, text: str) -> list[int]:
+        start = self.length
+        self.parts.append(text)
+        self.length += len(text)
+        self.end = (self.end + text)[-2:]
+        return [0, start, self.length]
+
+    def _block(self) -> None:
+        if self.parts and self.below:
+            self._add("\n")
+        elif self.parts and self.end != "\n\n":
+            self._add("\n" if self.end[-1] == "\n" else "\n\n")
+        self.below = False
+
+    def say(self, text: str) -> None:
+        if text:
+            self._block()
+            self._add(text)
+            self.below = True
+
+    def read(self, text: str, span: Span) -> None:
+        self._block()
+        self.pieces.append([*self._add(text[span[0] : span[1]]), span[0]])
+
+    def exchange(
+        self,
+        family: str,
+        label: str,
+        question: str,
+        join: str,
+        text: str,
+        span: Span,
+        spans: Sequence[Span],
+        reads: bool = True,
+    ) -> None:
+        self._block()
+        asked = self._add(question)
+        if join:
+            self._add(join)
+        answer = text[span[0] : span[1]]
+        said = self._add(answer)
+        if reads:
+            self.pieces.append([*said, span[0]])
+        self.tasks.append(_record(family, label, question, answer, spans, [asked, said]))
+
+    def turns(self) -> tuple[Turn, ...]:
+        return (Turn("text", "".join(self.parts)),)
+
+
+@dataclass
+class _Chat:
+    """A conversation as it grows: what is said and read goes before the next question."""
+
+    done: list[Turn] = field(default_factory=list)
+    user: str = ""
+    pieces: list[list[int]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+
+    def _add(self, text: str, gap: str) -> list[int]:
+        self.user += (gap if self.user else "") + text
+        return [len(self.done), len(self.user) - len(text), len(self.user)]
+
+    def say(self, text: str) -> None:
+        self.user = text
+
+    def read(self, text: str, span: Span) -> None:
+        piece, start = _stripped(text, span)
+        self.pieces.append([*self._add(piece, "\n"), start])
+
+    def exchange(
+        self,
+        family: str,
+        label: str,
+        question: str,
+        join: str,
+        text: str,
+        span: Span,
+        spans: Sequence[Span],
+        reads: bool = True,
+    ) -> None:
+        asked = self._add(question, "\n\n")
+        answer, start = _stripped(text, span)
+        said = [len(self.done) + 1, 0, len(answer)]
+        if reads:
+            self.pieces.append([*said, start])
+        self.tasks.append(_record(family, label, question, answer, spans, [asked, said]))
+        self.done += [Turn("user", self.user), Turn("assistant", answer)]
+        self.user = ""
+
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple(self.done)
+
+
+def _stripped(text: str, span: Span) -> tuple[str, int]:
+    """The piece without blank lines and spaces around it, and where it begins.
+
+    Chat templates would strip it; the indentation of its first line is kept from them by nobody.
+    """
+    piece = text[span[0] : span[1]]
+    return piece.strip(), span[1] - len(piece.lstrip())
+
+
+def _record(
+    family: str,
+    label: str,
+    question: str,
+    answer: str,
+    spans: Sequence[Span],
+    places: list[list[int]],
+) -> Mapping[str, Any]:
+    return {
+        "family": family,
+        "label": label,
+        "question": question,
+        "answer": answer,
+        "source_spans": [list(span) for span in spans],
+        "filter": None,
+        "places": places,
+    }
