@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from data.config import CorpusConfig, FieldsConfig
+from data.sources import read
+
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 CONNECTIVE = re.compile(
     r"\b(therefore|however|in contrast|moreover|for this reason|because of|due to|in other words"
@@ -118,3 +121,41 @@ def test_text_is_clean(passages: list[dict[str, str]], pairs: list[dict[str, str
         assert "  " not in row["text"], row["id"]
         # Paragraphs are separated by exactly one blank line; lines are not wrapped.
         assert not re.search(r"(?<!\n)\n(?!\n)|\n{3}", row["text"]), row["id"]
+
+
+FIELDS = {
+    "law.jsonl": {"text": "opinions.sections", "title": "case_name", "id": "id"},
+    "finance.jsonl": {"text": "text", "title": "title", "id": "id"},
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_law_and_finance_offer_what_is_mined_and_are_clean(name: str) -> None:
+    corpus = CorpusConfig(path=str(SAMPLE / name), fields=FieldsConfig.model_validate(FIELDS[name]))
+    documents = list(read(corpus, "sample", set_aside=pytest.fail))
+    texts = [document.turns[0].text for document in documents]
+    assert len({document.meta["source_id"] for document in documents}) == len(texts) >= 7
+    words = sum(len(text.split()) for text in texts)
+    assert 2000 <= words <= 6000
+    assert (SAMPLE / name).stat().st_size < 40_000
+    assert all(CONNECTIVE.search(text) for text in texts if len(text.split()) > 200)
+    defined = re.compile(r"\b(is|are) (defined as|the|a|an)\b")
+    assert sum(defined.search(text) is not None for text in texts) >= 0.8 * len(texts)
+    assert all(re.search(r"\d", text) for text in texts)
+    assert _closest(texts)[0] < 0.3
+    for text in texts:
+        assert text == unicodedata.normalize("NFC", text)
+        assert not re.search(r" {2}| \n|\n{3}", text)
+
+
+def test_opinions_keep_the_titles_of_their_sections() -> None:
+    rows = _rows("law.jsonl")
+    corpus = CorpusConfig(
+        path=str(SAMPLE / "law.jsonl"), fields=FieldsConfig.model_validate(FIELDS["law.jsonl"])
+    )
+    for row, document in zip(rows, read(corpus, "sample", set_aside=pytest.fail), strict=True):
+        lines = document.turns[0].text.split("\n")
+        assert lines[0] == row["case_name"]
+        titles = [s["title"] for opinion in row["opinions"] for s in opinion["sections"]]
+        assert len(titles) >= 4
+        assert [line for line in lines if line in titles] == titles
