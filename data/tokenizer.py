@@ -160,6 +160,10 @@ class Tokenizer:
                 run = []
         return "".join([*text, self._backend.decode(run)])
 
+    def pieces(self) -> list[str]:
+        """Its entries as the library spells them, with their marks (`▁`, `Ġ`, `##`), by id."""
+        return sorted(self._backend.ids, key=self._backend.ids.__getitem__)
+
     def byte_lengths(self) -> np.ndarray:
         """Bytes of text that each vocabulary entry stands for, int32 `[vocab_size]`.
 

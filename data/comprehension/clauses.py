@@ -1,0 +1,102 @@
+"""Whole clauses and whole phrases: what may stand on either side of a connective."""
+
+import functools
+import re
+
+from data.comprehension.language import Language, alternatives, load_language
+from data.comprehension.reading import balanced
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")
+_TRIM = " \t\n,;:，；：、-–—"
+
+
+class Clauses:
+    """The clause rules of one language, compiled; made by `clauses_of`."""
+
+    def __init__(self, language: Language) -> None:
+        rules = language.file.clauses
+        self.rules = rules
+        self.finite = language.finite
+        self.spaced = language.file.sentences.spaced
+        self.forbidden = language.compile(rules.forbidden)
+        self.not_in_phrase = language.compile(rules.not_in_phrase)
+        self.phrase_ends = language.compile(rules.phrase_ends)
+        self.hedges = language.compile(rules.hedges)
+        self.ends = language.compile(rules.ends)
+        self.missing = language.compile(rules.missing)
+        if self.spaced:
+            self.not_first = re.compile(f"(?:{alternatives(rules.not_first)})(?![\\w’'])", re.I)
+            self.not_last = re.compile(f"(?<!\\w)(?:{alternatives(rules.not_last)})$", re.I)
+        else:
+            self.not_first = re.compile(alternatives(rules.not_first) or "(?!)")
+            self.not_last = re.compile(f"(?:{alternatives(rules.not_last) or '(?!)'})$")
+
+    def is_clause(self, text: str, *, begins: bool = False) -> bool:
+        """Whether `text`, quoted on one line and without its stop, is a whole clause.
+
+        Args:
+            text: the clause.
+            begins: it begins inside a sentence, so that the verb has to come before a comma or
+                among its first words.
+        """
+        rules = self.rules
+        if not rules.min_chars <= len(text) <= rules.max_chars or not balanced(text):
+            return False
+        if self.not_last.search(text) or (begins and self.not_first.match(text)):
+            return False
+        if self.forbidden and self.forbidden.search(text):
+            return False
+        return not self.finite or self._has_verb(text, begins)
+
+    def _has_verb(self, text: str, begins: bool) -> bool:
+        if begins:
+            text = text.split(",", 1)[0]
+        words = _WORD.findall(text.replace("’", "'"))
+        if not words or words[0].lower() in self.finite and not words[0][0].isupper():
+            return False
+        some = words[1:16] if begins else words[1:]
+        return any(word in self.finite for word in some)
+
+    def is_phrase(self, text: str) -> bool:
+        """Whether `text` is a whole phrase without a verb of its own."""
+        rules = self.rules
+        if not rules.min_phrase_chars <= len(text) <= rules.max_chars or not balanced(text):
+            return False
+        if self.not_last.search(text) or (self.forbidden and self.forbidden.search(text)):
+            return False
+        return not (self.not_in_phrase and self.not_in_phrase.search(text))
+
+    def cut_right(self, text: str, *, phrase: bool = False) -> str:
+        """`text` up to where its first clause (or phrase) ends."""
+        pattern = self.phrase_ends if phrase and self.phrase_ends else self.ends
+        if pattern and (match := pattern.search(text, 8)):
+            text = text[: match.start()]
+        return text
+
+    def cut_left(self, text: str) -> int:
+        """Where the last clause of `text` begins."""
+        at = 0
+        if self.ends:
+            for match in self.ends.finditer(text):
+                at = match.end()
+        return at
+
+    def points_back(self, text: str) -> bool:
+        """Whether `text` speaks of something that only a sentence before it can name."""
+        return bool(self.missing and self.missing.search(text))
+
+
+def trimmed(text: str, start: int, stop: int, extra: str = "") -> tuple[int, int]:
+    """The span without spaces, commas and `extra` at its ends."""
+    edge = _TRIM + extra
+    while stop > start and text[stop - 1] in edge:
+        stop -= 1
+    while start < stop and text[start] in edge:
+        start += 1
+    return start, stop
+
+
+@functools.cache
+def clauses_of(code: str) -> Clauses:
+    """The clause rules of a language."""
+    return Clauses(load_language(code))

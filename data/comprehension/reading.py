@@ -1,0 +1,101 @@
+"""A text under mining: its sentences, where one looks for what, how a span is quoted."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data.comprehension.language import Language
+from data.comprehension.sentences import paragraphs, split_paragraph
+
+_SPACES = re.compile(r"\s+")
+_LOWER_WORD = re.compile(r"[^\W\d_A-Z]+(?=[\s,])")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence: its characters `start:stop`, its place among all, its paragraph's number."""
+
+    start: int
+    stop: int
+    index: int
+    paragraph: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text and its sentences, in text order."""
+
+    text: str
+    language: Language
+    sentences: list[Sentence]
+
+    def hits(
+        self, pattern: re.Pattern[str]
+    ) -> Iterator[tuple[Sentence, re.Match[str]]]:
+        """Matches of `pattern` in the text, each with the sentence that its last character is in.
+
+        One pass over the text finds the few sentences worth a closer look.
+        """
+        sentences, at, last = self.sentences, 0, len(self.sentences)
+        for match in pattern.finditer(self.text):
+            end = match.end() - 1
+            while at < last and sentences[at].stop <= end:
+                at += 1
+            if at == last:
+                return
+            if sentences[at].start <= end:
+                yield sentences[at], match
+
+    def quote(self, start: int, stop: int) -> str:
+        """The characters `start:stop` on one line."""
+        text = self.text[start:stop]
+        if "\n" in text or "  " in text or "\t" in text:
+            # Between characters of a language without spaces, a line break stands for nothing.
+            text = _SPACES.sub(" " if self.language.file.sentences.spaced else "", text)
+        return text
+
+    def is_statement(self, sentence: Sentence) -> bool:
+        """Whether a sentence ends as a statement does and is short enough to be matched."""
+        rules = self.language.file
+        stop = sentence.stop
+        while stop > sentence.start and self.text[stop - 1] in CLOSERS:
+            stop -= 1
+        return (
+            stop > sentence.start
+            and self.text[stop - 1] in rules.sentences.statements
+            and rules.clauses.min_chars <= stop - sentence.start <= rules.clauses.max_chars
+        )
+
+    def as_sentence(self, text: str) -> str:
+        """A clause or phrase as a sentence: with a capital and a stop."""
+        rules = self.language.file.sentences
+        if text[:1].islower() and _LOWER_WORD.match(text):  # "mRNA" and "p53" stay as they are
+            text = text[0].upper() + text[1:]
+        return text if text.rstrip("\"')]”’»」』")[-1:] in rules.terminators else text + rules.stop
+
+
+CLOSERS = "\"')]”’»」』"
+
+
+def read(text: str, language: Language) -> Reading:
+    """A text made ready for mining."""
+    sentences: list[Sentence] = []
+    spans: list[tuple[int, int]] = []
+    for number, (start, stop) in enumerate(paragraphs(text, language)):
+        spans.clear()
+        split_paragraph(text, start, stop, language, spans)
+        for low, high in spans:
+            sentences.append(Sentence(low, high, len(sentences), number))
+    return Reading(text, language, sentences)
+
+
+def balanced(text: str) -> bool:
+    """Whether every bracket and double quote that opens in a short text closes in it."""
+    return (
+        text.count("(") == text.count(")")
+        and text.count("[") == text.count("]")
+        and text.count("“") == text.count("”")
+        and text.count("「") == text.count("」")
+        and text.count("（") == text.count("）")
+        and text.count('"') % 2 == 0
+    )

@@ -1,0 +1,328 @@
+"""Inference, contrast, addition, restatement, cause: two clauses and the connective between them.
+
+A connective that opens a sentence relates it to the sentence before, in the same paragraph; one
+inside a sentence relates its clauses, where both sides are whole. The same two spans may make two
+tasks (a "therefore" is an inference and a cause); those share their `pair`.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from data.comprehension.clauses import Clauses, clauses_of, trimmed
+from data.comprehension.language import RelationRules, load_language
+from data.comprehension.mined import Mined
+from data.comprehension.reading import Reading, Sentence
+
+_SLOTS = {
+    "nli": ("premise", "hypothesis"),
+    "cause": ("cause", "effect"),
+    "paraphrase": ("first", "second"),
+}
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Relation:
+    rules: RelationRules
+    not_before: re.Pattern[str] | None
+    not_after: re.Pattern[str] | None
+
+    @property
+    def backward(self) -> bool:
+        """Whether the effect comes first where a connective stands between the two."""
+        return self.rules.tasks.get("cause") == "effect_cause"
+
+
+@dataclass(frozen=True)
+class _Connectives:
+    """The connectives of a language in expressions that find them in one pass each."""
+
+    openings: re.Pattern[str]  # at the start of a sentence
+    inner: tuple[re.Pattern[str], ...]  # anywhere
+    kinds: dict[str, tuple[str, _Relation]]  # (kind, relation) of a connective inside a sentence
+    first: dict[str, tuple[str, _Relation]]  # the same of one that opens a sentence
+
+
+_OPENING = ("openings", "heads", "phrase_heads", "answers", "phrase_answers")
+_INNER = ("joints", "phrases", "subjects")
+
+
+@functools.cache
+def _connectives(code: str) -> _Connectives:
+    language = load_language(code)
+    kinds: dict[str, tuple[str, _Relation]] = {}
+    first: dict[str, tuple[str, _Relation]] = {}
+    for rules in language.file.relations.values():
+        relation = _Relation(
+            rules, language.compile(rules.not_before), language.compile(rules.not_after)
+        )
+        for kind in _OPENING:
+            first |= {word.lower(): (kind, relation) for word in getattr(rules, kind)}
+        for kind in _INNER:
+            kinds |= {word: (kind, relation) for word in getattr(rules, kind)}
+        comma = language.file.clauses.comma
+        space = " " if language.file.sentences.spaced else ""
+        for word in rules.inserted:
+            kinds.setdefault(f"{comma}{space}{word}{comma}", ("inserted", relation))
+    spaced = language.file.sentences.spaced
+    boundary = r"(?![\w-])" if spaced else ""
+    either = "|".join(
+        f"[{re.escape(word[0].upper() + word[0])}]{_spaces(word[1:])}"
+        + ("" if word[-1] in ",，" else boundary)
+        for word in sorted(first, key=lambda word: (-len(word), word))
+    )
+    # By what they begin with: an expression that begins with one set of characters is found fast.
+    groups: dict[str, list[str]] = {}
+    for word in kinds:
+        groups.setdefault(word[0] if word[0] in " ,;，；" else "", []).append(word)
+    inner = []
+    if marks := [word for lead, words in groups.items() if lead not in ("", " ") for word in words]:
+        lead = "".join(sorted({word[0] for word in marks}))
+        inner.append(f"[{lead}](?:{_trie(word[1:] for word in marks)})")
+    if " " in groups:
+        inner.append(f"[ \\n](?:{_trie(word[1:] for word in groups[' '])})")
+    if "" in groups:
+        inner.append(_trie(groups[""]))
+    return _Connectives(
+        re.compile(f"(?:{either or '(?!)'})"),
+        tuple(re.compile(pattern + (r"(?![\w-])" if spaced else "")) for pattern in inner),
+        kinds,
+        first,
+    )
+
+
+def _spaces(word: str) -> str:
+    return re.escape(word).replace(r"\ ", r"[ \n]+")
+
+
+def _trie(words: Iterable[str]) -> str:
+    """An expression for any of `words`, the longest that fits, that tries each letter once."""
+    branches: dict[str, list[str]] = {}
+    ends = False
+    for word in sorted(set(words)):
+        if word:
+            branches.setdefault(word[0], []).append(word[1:])
+        else:
+            ends = True
+    parts = [(r"[ \n]" if lead == " " else re.escape(lead)) + _trie(rest) for lead, rest in branches.items()]
+    if not parts:
+        return ""
+    if len(parts) == 1 and not ends:
+        return parts[0]
+    return f"(?:{'|'.join(parts)})" + ("?" if ends else "")
+
+
+def mine_relations(reading: Reading) -> Iterator[Mined]:
+    """Every related pair of clauses of a text."""
+    connectives = _connectives(reading.language.code)
+    miner = _Miner(reading, clauses_of(reading.language.code))
+    text = reading.text
+    openings = connectives.openings
+    for sentence in reading.sentences:
+        if match := openings.match(text, sentence.start, sentence.stop):
+            miner.opened[sentence.index] = match.end()
+            kind, relation = connectives.first[_plain(match[0]).lower()]
+            if reading.is_statement(sentence):
+                yield from miner.opening(sentence, match, kind, relation)
+    for pattern in connectives.inner:
+        for sentence, match in reading.hits(pattern):
+            if match.start() > sentence.start and reading.is_statement(sentence):
+                kind, relation = connectives.kinds[_plain(match[0])]
+                yield from miner.inner(sentence, match, kind, relation)
+
+
+def _plain(connective: str) -> str:
+    return re.sub(r"\s+", " ", connective)
+
+
+class _Miner:
+    def __init__(self, reading: Reading, clauses: Clauses) -> None:
+        self.reading, self.clauses = reading, clauses
+        # Sentence to where it goes on behind the connective that opens it.
+        self.opened: dict[int, int] = {}
+
+    def opening(
+        self, sentence: Sentence, match: re.Match[str], kind: str, relation: _Relation
+    ) -> Iterator[Mined]:
+        """The pairs of a sentence that a connective opens."""
+        body = self._body(match.end(), sentence.stop)
+        if kind in ("heads", "phrase_heads"):
+            yield from self._head(sentence, match, body, kind == "phrase_heads", relation)
+            return
+        before = self._before(sentence)
+        if before is None:
+            return
+        phrase = kind == "phrase_answers"
+        if phrase:
+            body = self._cut(body, phrase=True)
+        yield from self._pair(before, body, match[0], relation, right_phrase=phrase)
+
+    def _before(self, sentence: Sentence) -> Span | None:
+        """The clause that the sentence before makes, in the same paragraph."""
+        if not sentence.index:
+            return None
+        before = self.reading.sentences[sentence.index - 1]
+        if before.paragraph != sentence.paragraph or not self.reading.is_statement(before):
+            return None
+        return self._body(self.opened.get(before.index, before.start), before.stop)
+
+    def _head(
+        self,
+        sentence: Sentence,
+        match: re.Match[str],
+        body: Span,
+        phrase: bool,
+        relation: _Relation,
+    ) -> Iterator[Mined]:
+        """ "Although A, B": the comma is the first behind which a whole clause begins."""
+        text, comma = self.reading.text, self.clauses.rules.comma
+        at = body[0]
+        for _ in range(6):
+            at = text.find(comma, at, body[1])
+            if at < 0:
+                return
+            left, right = (body[0], at), self._body(at + len(comma), body[1])
+            at += len(comma)
+            quoted = self.reading.quote(*right)
+            if not self.clauses.is_clause(quoted, begins=True):
+                continue
+            right = self._cut(right)
+            pairs = list(
+                self._pair(left, right, match[0], relation, left_phrase=phrase, head=True)
+            )
+            if pairs:
+                yield from pairs
+                return
+
+    def inner(
+        self, sentence: Sentence, match: re.Match[str], kind: str, relation: _Relation
+    ) -> Iterator[Mined]:
+        """The pairs that a connective inside a sentence makes."""
+        text = self.reading.text
+        start = self.opened.get(sentence.index, sentence.start)
+        if start > match.start():
+            return
+        if kind != "inserted":
+            cut = start + self.clauses.cut_left(text[start : match.start()])
+            left = self._body(cut, match.start())
+            if self.clauses.hedges and (
+                hedge := self.clauses.hedges.search(text, left[0], left[1])
+            ):
+                left = trimmed(text, left[0], hedge.start())
+            phrase = kind in ("phrases", "subjects")
+            right = self._cut(self._body(match.end(), sentence.stop), phrase=phrase)
+            whole = cut == start or kind != "subjects"
+            pairs = [] if not whole else list(
+                self._pair(
+                    left,
+                    right,
+                    match[0],
+                    relation,
+                    left_phrase=kind == "subjects",
+                    right_phrase=phrase,
+                    joint=True,
+                )
+            )
+            yield from pairs
+            plain = _plain(match[0]).strip(" ,;")
+            if pairs or plain not in relation.rules.inserted:
+                return
+        yield from self._inserted(sentence, match, start, relation)
+
+    def _inserted(
+        self, sentence: Sentence, match: re.Match[str], start: int, relation: _Relation
+    ) -> Iterator[Mined]:
+        """ "In most people, however, B": B with what stands before the connective, and the sentence
+        before.
+        """
+        reading = self.reading
+        if (
+            not match[0].startswith(self.clauses.rules.comma)
+            or not match[0].endswith(self.clauses.rules.comma)
+            or start != sentence.start
+            or (before := self._before(sentence)) is None
+        ):
+            return
+        left, right = self._body(start, match.start()), self._body(match.end(), sentence.stop)
+        head, rest = reading.quote(*left), reading.quote(*right)
+        verb = rest.split(" ", 1)[0] in self.clauses.finite
+        join = " " if verb and reading.language.file.sentences.spaced else ", "
+        if not reading.language.file.sentences.spaced:
+            join = "" if verb else "，"
+        text = head + join + rest
+        first = reading.quote(*before)
+        if not (
+            len(head) < 80
+            and self.clauses.is_clause(first)
+            and self.clauses.is_clause(text)
+            and not self._dangling(before, first)
+        ):
+            return
+        yield from _tasks(
+            relation, match[0], reading.as_sentence(first), reading.as_sentence(text),
+            (before, left, right),
+        )
+
+    def _body(self, start: int, stop: int) -> Span:
+        """A span without its stop and without the commas and spaces at its ends."""
+        text = self.reading.text
+        return trimmed(text, start, stop, self.reading.language.file.sentences.terminators)
+
+    def _cut(self, span: Span, *, phrase: bool = False) -> Span:
+        text = self.clauses.cut_right(self.reading.text[slice(*span)], phrase=phrase)
+        return self._body(span[0], span[0] + len(text))
+
+    def _dangling(self, span: Span, quoted: str) -> bool:
+        """Whether a clause of the first sentence points back to nothing."""
+        sentences = self.reading.sentences
+        return span[0] < sentences[0].stop and self.clauses.points_back(quoted)
+
+    def _pair(
+        self,
+        left: Span,
+        right: Span,
+        connective: str,
+        relation: _Relation,
+        *,
+        left_phrase: bool = False,
+        right_phrase: bool = False,
+        joint: bool = False,
+        head: bool = False,
+    ) -> Iterator[Mined]:
+        first, second = self.reading.quote(*left), self.reading.quote(*right)
+        clauses = self.clauses
+        if relation.not_before and joint and relation.not_before.search(first):
+            return
+        if relation.not_after and not head and relation.not_after.search(second):
+            return
+        if not (clauses.is_phrase(first) if left_phrase else clauses.is_clause(first)):
+            return
+        if not (
+            clauses.is_phrase(second)
+            if right_phrase
+            else clauses.is_clause(second, begins=joint or head)
+        ):
+            return
+        if self._dangling(left, first) or self._dangling(right, second):
+            return
+        if head and relation.backward:
+            left, right, first, second = right, left, second, first
+        as_sentence = self.reading.as_sentence
+        yield from _tasks(
+            relation, connective, as_sentence(first), as_sentence(second), (left, right)
+        )
+
+
+def _tasks(
+    relation: _Relation, connective: str, first: str, second: str, spans: tuple[Span, ...]
+) -> Iterator[Mined]:
+    pair = "+".join(f"{start}:{stop}" for start, stop in sorted(spans))
+    word = _plain(connective).strip(" ,;，；")
+    for family, label in relation.rules.tasks.items():
+        names = _SLOTS[family]
+        if label == "effect_cause":
+            names = names[::-1]
+        slots = {names[0]: first, names[1]: second, "connective": word}
+        yield Mined(family, label, slots, spans, pair)
