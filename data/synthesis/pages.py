@@ -186,7 +186,9 @@ def _answers(page: Sequence[Document], limits: PassagesConfig) -> Iterator[_Answ
         body = [
             part
             for part in paragraphs(document.turns[-1].text)
-            if len(part.split()) >= limits.min_paragraph_words and not part.startswith("-")
+            if len(part.split()) >= limits.min_paragraph_words
+            and not part.startswith("-")
+            and not part.endswith("?")
         ]
         if question in asked or not body:
             continue
@@ -247,7 +249,8 @@ def _title(document: Document) -> str:
 def _sentences(text: str) -> list[str]:
     import sentencex
 
-    return [part for sentence in sentencex.segment("en", text) if (part := sentence.strip())]
+    segments = sentencex.segment("en", text)  # pyright: ignore[reportAttributeAccessIssue]
+    return [part for sentence in segments if (part := sentence.strip())]
 
 
 def main(argv: list[str] | None = None) -> None:
