@@ -7,21 +7,7 @@ bits per byte compares models with different tokenizers. Intervals are 95 % boot
 
 import json
 import sys
-from dataclasses import dataclass
 from typing import Any
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is measured: weights on a mesh, and all that scoring must know about them."""
-
-    name: str
-    step: int | None
-    config: Any  # model.config.LlamaConfig
-    plan: Any  # training.state.Layout
-    params: dict[str, Any]
-    tokenizer: Any  # data.tokenizer.Tokenizer
-    add_bos: bool
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,6 +47,7 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
     from data.stream import open_stream
     from evaluation.heldout import batches_of, encoded_anew
     from evaluation.scoring import score_heldout, spread_byte_lengths
+    from evaluation.source import open_model
     from model.attention import select
     from tpu.mesh import BATCH, check_rows, make_mesh
     from tpu.runtime import start
@@ -71,7 +58,13 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
     run = recipe.train
     rows = recipe.eval.batch_rows or run.global_batch_rows // run.accumulate
     check_rows(rows, 1, mesh, field="eval.batch_rows")
-    model = open_model(source, recipe, mesh, step=step)
+    model = open_model(
+        source,
+        mesh,
+        step=step,
+        max_seq_len=run.seq_len,
+        vocab_multiple=recipe.model.vocab_multiple,
+    )
     platform = mesh.devices.flat[0].platform
     kernel, attend = select(run.attention, platform, jnp.dtype(run.compute_dtype), mesh)
     eval_step = jax.jit(make_eval_step(model.config, run, mesh, model.plan.specs, attend))
@@ -119,54 +112,6 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
         "attention": kernel,
         "streams": streams,
     }
-
-
-def open_model(source: str, recipe: Any, mesh: Any, *, step: int | None = None) -> Model:
-    """Loads a run directory's newest good checkpoint (or `step`), or a Hugging Face model."""
-    import optax
-
-    from data.tokenizer import load_tokenizer
-    from model.config import LlamaConfig
-    from model.huggingface.config import read_config
-    from model.huggingface.load import load_params
-    from training.checkpoint import Checkpointer
-    from training.config import CheckpointConfig
-    from training.state import is_run, layout
-    from training.steps import good_steps, newest_meta, read_meta
-
-    if is_run(source):
-        tokenizer = load_tokenizer(f"{source}/tokenizer")
-        with Checkpointer(source, CheckpointConfig(), read_only=True) as checkpointer:
-            steps = good_steps(source) if step is None else [step]
-            if not steps:
-                raise ValueError(f"MODEL: {source} is a run directory without a good checkpoint")
-            # The shape is the same at every step, so any readable one tells it.
-            meta = (newest_meta(source) if step is None else None) or read_meta(source, steps[0])
-            config = LlamaConfig.model_validate(meta["model"])
-            plan = layout(config, optax.identity(), mesh)
-            if step is None:
-                found = checkpointer.restore_newest(plan.abstract.params, None)
-            else:
-                found = checkpointer.restore(step, plan.abstract.params, None)
-        assert found is not None, "there are good steps"
-        for bad, reason in found.rejected.items():
-            print(
-                f"warning: checkpoint step {bad} is damaged ({reason}); measuring step {found.step}"
-            )
-        add_bos = found.meta["tokenizer"]["add_bos"]
-        return Model(source, found.step, config, plan, found.params, tokenizer, add_bos)
-    if step is not None:
-        raise ValueError(f"--step: {source} is not a run directory, so it has no steps")
-    try:
-        config = read_config(source, max_seq_len=recipe.train.seq_len)
-    except ValueError as error:
-        raise ValueError(f"MODEL: {error}") from error
-    tokenizer = load_tokenizer(source)
-    if recipe.model.vocab_multiple:
-        config = config.model_copy(update={"vocab_multiple": recipe.model.vocab_multiple})
-    plan = layout(config, optax.identity(), mesh)
-    params = load_params(source, config, plan.specs, mesh)
-    return Model(source, None, config, plan, params, tokenizer, tokenizer.add_bos)
 
 
 def _with_own_recipe(words: list[str]) -> list[str]:

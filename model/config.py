@@ -7,7 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model.presets import PRESETS
 
-__all__ = ["PRESETS", "LlamaConfig", "ModelConfig", "RopeScaling", "resolve"]
+__all__ = [
+    "PRESETS",
+    "GenerationConfig",
+    "LlamaConfig",
+    "ModelConfig",
+    "RopeScaling",
+    "resolve",
+]
 
 
 class Config(BaseModel):
@@ -106,6 +113,37 @@ class ModelConfig(Config):
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     init_std: float | None = Field(default=None, gt=0)
+
+
+class GenerationConfig(Config):
+    """How the engine runs.
+
+    A text depends on it in the last bits only: `slots`, `compute_dtype` and the mesh change how sums
+    are rounded, which a near tie between two tokens may see. Its company in the slots never does.
+    """
+
+    slots: int = Field(default=16, ge=1, le=4096, description="sequences written at once")
+    window: int | None = Field(
+        default=None,
+        ge=2,
+        description="tokens of prompt and text together; default: the model's, 4096 at most",
+    )
+    steps: int = Field(
+        default=8, ge=1, le=256, description="tokens of every sequence between looks at the host"
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: float32 on a CPU, bfloat16 elsewhere"
+    )
+    long_prompts: Literal["error", "cut"] = Field(
+        default="error",
+        description="a prompt that leaves no room in the window is an error completion, or loses "
+        "its beginning (BOS stays)",
+    )
+    logprobs: bool = Field(default=False, description="give the log-probability of every token")
+    stop_tokens: tuple[str, ...] = Field(
+        default=(),
+        description="tokens that end a text, besides EOS and those of generation_config.json",
+    )
 
 
 def resolve(

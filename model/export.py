@@ -146,7 +146,7 @@ def export(
         )
     stated = (reader.meta.get("tokenizer") or {}).get("add_bos")
     add_bos = bool(tokenizer is not None and (tokenizer.add_bos if stated is None else stated))
-    chat, template = _chat_of(reader.meta, tokenizer, add_bos)
+    chat, template = chat_of(reader.meta, tokenizer, add_bos)
     planned = plan(config, dtype=dtype, max_shard_size=shard_bytes)
     staged = _staging(out)
     try:
@@ -261,7 +261,7 @@ def _tokenizer_of(run_dir: str) -> Tokenizer | None:
     return load_tokenizer(str(folder)) if folder.exists() else None
 
 
-def _chat_of(
+def chat_of(
     meta: dict[str, Any], tokenizer: Tokenizer | None, add_bos: bool
 ) -> tuple[ChatConfig, str | None]:
     """How the run's conversations were rendered, and the template for transformers to do the same.

@@ -20,6 +20,7 @@ MAY = {
         "data.chat",
         "data.document",
         "data.generator",
+        "data.literal",
     },
     "training": {
         "model",
