@@ -4,6 +4,7 @@ Text is marked by the loss mask as it lies on disk, so what is seen is what is t
 """
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,6 +72,47 @@ def view_streams(folder: str, *, num_documents: int = 3, num_rows: int = 2) -> l
     """
     paths = find_streams(folder)
     return [_view(path, num_documents, num_rows) for path in paths]
+
+
+def view_documents(folder: str, wanted: str) -> list[StreamView]:
+    """The documents that go by an id, by stream.
+
+    It is their own, that of the document that they are made of, or the user's. A part of a document
+    (`ID#2`) is shown by itself, `ID` shows all of them.
+
+    Raises:
+        ValueError: no stream has it.
+    """
+    views = []
+    for path in find_streams(folder):
+        found = tuple(d for d in read_documents(path, wanted) if _goes_by(d, wanted))
+        if found:
+            views.append(StreamView(str(path.name), (("folder", str(path)),), found, ()))
+    if not views:
+        raise ValueError(
+            f"--id: no document {wanted!r} in {folder}: neither as its id, nor as meta.parent or "
+            "meta.source_id"
+        )
+    return views
+
+
+def read_documents(path: epath.Path, containing: str = "") -> Iterator[Document]:
+    """The converted documents of a stream, partition by partition.
+
+    With `containing`, those whose line has it somewhere.
+    """
+    # The held-out folder has one file of documents, a stream has one to a partition.
+    files = sorted(path.glob("documents*.jsonl.zst")) or sorted((path / "documents").glob("*.zst"))
+    needle = json.dumps(containing, ensure_ascii=False)[1:-1]
+    for file in files:
+        for line in rows_lib.read_lines(file):
+            if needle in line:
+                yield Document.from_json(line)
+
+
+def _goes_by(document: Document, wanted: str) -> bool:
+    ids = (document.id, document.meta.get("parent"), document.meta.get("source_id"))
+    return wanted in ids
 
 
 def find_streams(folder: str) -> list[epath.Path]:
@@ -142,7 +184,7 @@ def _view(path: epath.Path, num_documents: int, num_rows: int) -> StreamView:
     return StreamView(
         name=info["name"],
         facts=tuple(_facts(path, info, tokenizer)),
-        documents=tuple(_documents(path, num_documents)),
+        documents=tuple(itertools.islice(read_documents(path), num_documents)),
         rows=tuple(rows),
     )
 
@@ -175,17 +217,6 @@ def _told(added: bool, verb: str, id_: int | None, tokenizer: Tokenizer) -> str:
         return f"not added: a document {verb} with its own first or last token"
     text = {i: text for text, i in tokenizer.special_ids.items()}.get(id_ or 0, "")
     return f"every document {verb} with {text} (id {id_}); a piece of a split one need not"
-
-
-def _documents(path: epath.Path, count: int) -> Iterator[Document]:
-    # The held-out folder has one file of documents, a stream has one to a partition.
-    files = sorted(path.glob("documents*.jsonl.zst")) or sorted((path / "documents").glob("*.zst"))
-    for file in files:
-        for line in rows_lib.read_lines(file):
-            if count <= 0:
-                return
-            count -= 1
-            yield Document.from_json(line)
 
 
 def _spans(
