@@ -25,7 +25,7 @@ _LISTED = ("- ", "> ")
 
 
 @dataclass(frozen=True)
-class Reading:
+class Passage:
     """What is read: a document or a part of one.
 
     Attributes:
@@ -65,7 +65,7 @@ class Composed:
             read), filter, and `places`: `[turn, start, stop]` of the question and of the answer.
         read: `[turn, start, stop, at]` for each piece of the text read, in its order: where it is
             and where in the text read it begins.
-        layout: title, completion, both or neither.
+        layout: title, completion, both, neither, or raw.
     """
 
     turns: tuple[Turn, ...]
@@ -107,32 +107,41 @@ def ask(
 
 
 def compose(
-    reading: Reading, tasks: Sequence[Task], templates: Templates, config: ComprehensionConfig
-) -> Composed | None:
-    """The finished text; None where a conversation would have no question in it."""
-    layout = _layout(reading, config, some_task=bool(tasks))
-    page: _Text | _Chat = _Chat() if config.form == "chat" else _Text()
-    frame = _frame(layout, reading, tasks, templates)
-    title = reading.title or ""
-    whole = (0 if layout in ("neither", "completion") else reading.body, len(reading.text))
-    mined = _Block(templates, reading, tasks, config)
+    passage: Passage,
+    tasks: Sequence[Task],
+    templates: Templates,
+    config: ComprehensionConfig,
+    system: str | None = None,
+) -> Composed:
+    """The finished text; the text alone, as `raw`, where a conversation would have no question.
+
+    `system` is the system prompt of a conversation.
+    """
+    layout = _layout(passage, config, some_task=bool(tasks))
+    page: _Text | _Chat = _Text()
+    if config.form == "chat":
+        page = _Chat([Turn("system", system)] if system else [])
+    frame = _frame(layout, passage, tasks, templates)
+    title = passage.title or ""
+    whole = (0 if layout in ("neither", "completion") else passage.body, len(passage.text))
+    mined = _Block(templates, passage, tasks, config)
 
     if layout == "title" and "title" in {p[0] for p in frame.ask if not isinstance(p, str)}:
         question = templates.render(frame.ask, {"title": title})
-        page.exchange("title", "title", question, "\n", reading.text, whole, ())
+        page.exchange("title", "title", question, "\n", passage.text, whole, (whole,))
         mined.put(page)
     elif layout == "title":
         page.say(frame.before)
-        page.read(reading.text, whole)
+        page.read(passage.text, whole)
         asked = ("title", "title", "".join(map(str, frame.ask)), templates.join, title)
         _in_order(page, mined, asked, frame)
     elif layout in ("completion", "both"):
-        first, second = _halves(reading, whole)
+        first, second = _halves(passage, whole)
         page.say(frame.before)
-        page.read(reading.text, first)
+        page.read(passage.text, first)
         question = "".join(map(str, frame.ask))
-        join = _before(reading.text, second, templates)
-        page.exchange("completion", "completion", question, join, reading.text, second, (second,))
+        join = _before(passage.text, second, templates)
+        page.exchange("completion", "completion", question, join, passage.text, second, (second,))
         if layout == "both":
             asked = ("title", "title", frame.ask_title, templates.join, title)
             _in_order(page, mined, asked, frame)
@@ -140,10 +149,13 @@ def compose(
             mined.put(page)
     else:
         page.say(frame.before)
-        page.read(reading.text, whole)
+        page.read(passage.text, whole)
         mined.put(page)
     turns = page.turns()
-    return Composed(turns, page.tasks, page.pieces, layout) if turns else None
+    if not turns:
+        read = [[0, 0, len(passage.text), 0]]
+        return Composed((Turn("text", passage.text),), [], read, "raw")
+    return Composed(turns, page.tasks, page.pieces, layout)
 
 
 # --- choices --------------------------------------------------------------------------------------
@@ -161,11 +173,11 @@ def _group(task: Mined, id: str, config: ComprehensionConfig) -> str:
     return task.family
 
 
-def _layout(reading: Reading, config: ComprehensionConfig, *, some_task: bool) -> str:
+def _layout(passage: Passage, config: ComprehensionConfig, *, some_task: bool) -> str:
     chances = config.layout
-    titled = bool(reading.title) and config.families.title
-    ending = len(reading.sentences) > 1 and config.families.completion
-    number = uniform(reading.id, "layout")
+    titled = bool(passage.title) and config.families.title
+    ending = len(passage.sentences) > 1 and config.families.completion
+    number = uniform(passage.id, "layout")
     if titled and ending:
         weights = {
             "title": chances.title,
@@ -188,25 +200,25 @@ def _layout(reading: Reading, config: ComprehensionConfig, *, some_task: bool) -
     return max(weights, key=lambda layout: weights[layout])
 
 
-def _frame(layout: str, reading: Reading, tasks: Sequence[Task], templates: Templates) -> Frame:
+def _frame(layout: str, passage: Passage, tasks: Sequence[Task], templates: Templates) -> Frame:
     group = layout
-    if layout == "title" and uniform(reading.id, "text from title") < 0.5:
+    if layout == "title" and uniform(passage.id, "text from title") < 0.5:
         group = "title.inverted"
     frames = templates.frames[group]
     if not tasks:  # nothing to announce
         frames = [frame for frame in frames if not frame.tasks_first]
-    return _pick(frames, reading.id, f"frame {group}")
+    return _pick(frames, passage.id, f"frame {group}")
 
 
-def _halves(reading: Reading, whole: Span) -> tuple[Span, Span]:
+def _halves(passage: Passage, whole: Span) -> tuple[Span, Span]:
     """The text in two at a drawn sentence bound.
 
     Line breaks at the bound stay with the first half; spaces and an indentation go with the second.
     """
-    sentences = reading.sentences
-    i = 1 + int(uniform(reading.id, "cut") * (len(sentences) - 1))
+    sentences = passage.sentences
+    i = 1 + int(uniform(passage.id, "cut") * (len(sentences) - 1))
     stop, start = sentences[i - 1][1], sentences[i][0]
-    cut = reading.text.rfind("\n", stop, start) + 1 or stop
+    cut = passage.text.rfind("\n", stop, start) + 1 or stop
     return (whole[0], cut), (cut, whole[1])
 
 
@@ -241,13 +253,13 @@ class _Block:
     """The mined tasks, with a sentence before them."""
 
     templates: Templates
-    reading: Reading
+    passage: Passage
     tasks: Sequence[Task]
     config: ComprehensionConfig
 
     def put(self, page: "_Text | _Chat") -> None:
         if self.tasks and self.config.intro and isinstance(page, _Text):
-            page.say(_pick(self.templates.intros, self.reading.id, "intro"))
+            page.say(_pick(self.templates.intros, self.passage.id, "intro"))
         for task in self.tasks:
             text, span = task.answer, (0, len(task.answer))
             page.exchange(
@@ -262,8 +274,8 @@ def _in_order(
     if frame.tasks_first:
         mined.put(page)
     span = (0, len(title[4]))
-    at = mined.reading.body
-    line = mined.reading.text[:at].rstrip()
+    at = mined.passage.body
+    line = mined.passage.text[:at].rstrip()
     page.exchange(*title, span, ((0, len(line)),) if at else (), False)
     if not frame.tasks_first:
         mined.put(page)
@@ -370,7 +382,7 @@ class _Chat:
         self.user = ""
 
     def turns(self) -> tuple[Turn, ...]:
-        return tuple(self.done)
+        return tuple(self.done) if self.tasks else ()
 
 
 def _stripped(text: str, span: Span) -> tuple[str, int]:

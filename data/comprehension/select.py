@@ -16,8 +16,8 @@ Spans = Sequence[tuple[int, int]]
 
 def select(
     mined: Sequence[Mined], id: str, config: ComprehensionConfig, text: str, sentences: Spans
-) -> list[Mined]:
-    """The tasks that are asked for, in text order.
+) -> tuple[list[Mined], dict[str, int]]:
+    """The tasks that are asked for, in text order, and how many are not, by reason.
 
     Args:
         mined: everything that was found in `text`.
@@ -28,6 +28,7 @@ def select(
     """
     allowed = [task for task in mined if getattr(config.families, task.family)]
     chosen = _one_of_twins(allowed, id)
+    left_out = {"family turned off": len(mined) - len(allowed), "twin": len(allowed) - len(chosen)}
     if config.negatives and classifies(id, config):
         chosen += unrelated(mined, id, config, text, sentences)
     labels: dict[tuple[str, str], list[int]] = {}
@@ -43,7 +44,8 @@ def select(
         if len(places) > (cap := caps[family, label]):
             places = draw(id, f"sample {family} {label}").sample(places, cap)
         kept += places
-    return [chosen[i] for i in sorted(kept)]
+    left_out["over the cap"] = len(chosen) - len(kept)
+    return [chosen[i] for i in sorted(kept)], left_out
 
 
 def classifies(id: str, config: ComprehensionConfig) -> bool:
