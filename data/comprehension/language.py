@@ -88,8 +88,9 @@ class StatementRule(Config):
     """A statement `left verb right` that a definition, topic or question is made of."""
 
     verbs: tuple[str, ...] = Field(description="expressions of what stands between the two")
-    left: str = Field(description="expression: the whole of the left side, `term` in it if part")
-    right: str = Field(description="expression: the whole of the right side, `rest` in it if part")
+    left: str = Field(description="expression: the whole of the left side, with its group `term`")
+    right: str = Field(description="expression: the whole of the right side, with its group `rest`")
+    question: str | None = Field(None, description="what the statement answers, with {term}, {verb}")
     not_left: str | None = Field(None, description="expression: found in a left side that is unfit")
     not_right: str | None = Field(None, description="expression: found in a right side ... unfit")
 

@@ -114,23 +114,30 @@ def _trie(words: Iterable[str]) -> str:
     return f"(?:{'|'.join(parts)})" + ("?" if ends else "")
 
 
-def mine_relations(reading: Reading) -> Iterator[Mined]:
-    """Every related pair of clauses of a text."""
+def mine_relations(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
+    """Every related pair of clauses of a text.
+
+    `opened` is filled: of sentences that a connective opens, where they go on behind it.
+    """
     connectives = _connectives(reading.language.code)
-    miner = _Miner(reading, clauses_of(reading.language.code))
+    miner = _Miner(reading, clauses_of(reading.language.code), opened)
     text = reading.text
     openings = connectives.openings
     for sentence in reading.sentences:
         if match := openings.match(text, sentence.start, sentence.stop):
-            miner.opened[sentence.index] = match.end()
             kind, relation = connectives.first[_plain(match[0]).lower()]
+            if kind == "openings":
+                opened[sentence.index] = match.end()
             if reading.is_statement(sentence):
                 yield from miner.opening(sentence, match, kind, relation)
     for pattern in connectives.inner:
         for sentence, match in reading.hits(pattern):
-            if match.start() > sentence.start and reading.is_statement(sentence):
-                kind, relation = connectives.kinds[_plain(match[0])]
-                yield from miner.inner(sentence, match, kind, relation)
+            if (
+                match.start() > sentence.start
+                and (known := connectives.kinds.get(_plain(match[0])))
+                and reading.is_statement(sentence)
+            ):
+                yield from miner.inner(sentence, match, *known)
 
 
 def _plain(connective: str) -> str:
@@ -138,10 +145,8 @@ def _plain(connective: str) -> str:
 
 
 class _Miner:
-    def __init__(self, reading: Reading, clauses: Clauses) -> None:
-        self.reading, self.clauses = reading, clauses
-        # Sentence to where it goes on behind the connective that opens it.
-        self.opened: dict[int, int] = {}
+    def __init__(self, reading: Reading, clauses: Clauses, opened: dict[int, int]) -> None:
+        self.reading, self.clauses, self.opened = reading, clauses, opened
 
     def opening(
         self, sentence: Sentence, match: re.Match[str], kind: str, relation: _Relation

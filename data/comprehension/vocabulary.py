@@ -46,6 +46,14 @@ class Vocabulary:
     language: str
     fingerprint: str
 
+    @functools.cached_property
+    def lengths(self) -> dict[str, tuple[int, ...]]:
+        """The first two characters of keywords to the lengths of those, the longest first."""
+        lengths: dict[str, set[int]] = {}
+        for word in self.words:
+            lengths.setdefault(word[:2], set()).add(len(word))
+        return {begin: tuple(sorted(sizes, reverse=True)) for begin, sizes in lengths.items()}
+
 
 def load_vocabulary(
     path: str | os.PathLike[str], general_tokenizer: "Tokenizer", language: Language
@@ -98,7 +106,8 @@ def keywords_among(
     spaced = language.file.sentences.spaced
     whole = language.compile(rules.piece)
     forbidden = language.compile(rules.forbidden)
-    general = frozenset(word.lower() for word in general) | frozenset(rules.general)
+    verbs = language.finite | frozenset(language.file.clauses.verbs)
+    general = frozenset(word.lower() for word in general) | frozenset(rules.general) | verbs
     starts = re.compile(f"^(?:{alternatives(rules.starts) or '(?!)'})")
     assert whole is not None
     words = set()

@@ -1,0 +1,98 @@
+"""Sections of a text with the titles that stand over them.
+
+A title is a line of its own, short and unfinished, before a line that is neither; or a label that
+opens a paragraph ("METHODS: ..."). Expressions of titles are in connectives/<language>.yaml.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data.comprehension.language import Language, SectionRules, alternatives, load_language
+from data.comprehension.mined import Mined, Section
+from data.comprehension.reading import Reading
+from data.comprehension.sentences import paragraphs
+
+
+@dataclass(frozen=True)
+class _Rules:
+    rules: SectionRules
+    title: tuple[re.Pattern[str], ...]
+    not_title: re.Pattern[str] | None
+    label: re.Pattern[str]
+
+
+@functools.cache
+def _rules(code: str) -> _Rules:
+    language = load_language(code)
+    rules = language.file.sections
+    titles = tuple(p for p in map(language.compile, rules.titles) if p)
+    labels = alternatives([*rules.labels, *(label.upper() for label in rules.labels)])
+    label = f"(?P<title>{labels or '(?!)'}|[A-Z][A-Z &/,’'-]{{3,60}}[A-Z])[:：](?=\\s*\\S)"
+    return _Rules(rules, titles, language.compile(rules.not_title), re.compile(label))
+
+
+def split_sections(text: str, language: Language) -> list[Section]:
+    """The sections of a text, in order; what stands before the first title has none.
+
+    A section reaches from behind its title to before the next one, without the white space at its
+    ends. A text without titles is one section.
+    """
+    titles = list(_titles(text, language))
+    sections = []
+    bounds = [(None, 0, 0), *titles]
+    for (title, _, start), (_, stop, _) in zip(
+        bounds, [*titles, (None, len(text), len(text))], strict=True
+    ):
+        start, stop = _stripped(text, start, stop)
+        if stop > start or title is not None:
+            sections.append(Section(title, start, stop))
+    return sections
+
+
+def _stripped(text: str, start: int, stop: int) -> tuple[int, int]:
+    while start < stop and text[start].isspace():
+        start += 1
+    while stop > start and text[stop - 1].isspace():
+        stop -= 1
+    return start, stop
+
+
+def _titles(text: str, language: Language) -> Iterator[tuple[str, int, int]]:
+    """(title, start of its line, where its section's text begins)."""
+    rules = _rules(language.code)
+    spans = paragraphs(text, language)
+    most = rules.rules.max_chars
+    for number, (start, stop) in enumerate(spans):
+        if stop - start <= most:
+            line = text[start:stop]
+            follows = number + 1 < len(spans)
+            # The first line of a text is the document's title, not a section's.
+            if number and follows and "\n" not in line and (title := _title(line, rules)):
+                yield title, start, stop
+                continue
+        if match := rules.label.match(text, start, min(stop, start + most)):
+            yield match["title"], start, match.end()
+
+
+def _title(line: str, rules: _Rules) -> str | None:
+    if rules.not_title and rules.not_title.search(line):
+        return None
+    for pattern in rules.title:
+        if match := pattern.fullmatch(line):
+            return match["title"].strip()
+    return None
+
+
+def mine_sections(reading: Reading) -> Iterator[Mined]:
+    """A task for every section that has a title and enough text under it."""
+    rules = _rules(reading.language.code).rules
+    text = reading.text
+    for section in split_sections(text, reading.language):
+        if section.title is None or section.stop - section.start < rules.min_body_chars:
+            continue
+        # The body keeps its paragraphs: it is shown as it was read.
+        slots = {"title": section.title, "body": text[section.start : section.stop]}
+        span = (section.start, section.stop)
+        yield Mined("section", "section", slots, (span,), f"section {span[0]}:{span[1]}")
