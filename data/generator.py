@@ -5,11 +5,12 @@ they are finished; it may be handed an endless iterator and takes from it only w
 A prompt's completion depends on the prompt alone (its seed included), never on its batch mates.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from data.document import Turn
 from data.strict import Config
@@ -90,6 +91,9 @@ Generate = Callable[[Iterable[Prompt]], Iterator[Completion]]
 class ServerConfig(Config):
     """An OpenAI-compatible server, for texts and for conversations."""
 
+    # A URL that is refused may hold a key.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
     base_url: str = Field(
         default="http://localhost:8000/v1", description="up to and with /v1; vLLM's own default"
     )
@@ -119,7 +123,7 @@ class ServerConfig(Config):
         description="wait before the second try; doubled each time, up to a minute",
     )
     timeout_s: float = Field(
-        default=300.0, gt=0, description="one request, from sending to the last byte"
+        default=300.0, gt=0, description="longest wait for the next byte of an answer"
     )
     price_in: float = Field(default=0.0, ge=0, description="US$ per million tokens read")
     price_out: float = Field(default=0.0, ge=0, description="US$ per million tokens written")
@@ -133,8 +137,21 @@ class ServerConfig(Config):
         "server adds none",
     )
     extra: dict[str, Any] = Field(
-        default={}, description="further fields of the request's body, as the server knows them"
+        default={},
+        description="further fields of the request's body, as the server knows them; null takes "
+        "one away",
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^/@?#]+(/[^@?#]*)?", url):
+            shown = re.sub(r"//[^/]*@|[?].*", "...", url)  # it may hold a key
+            raise ValueError(
+                f"base_url: {shown!r} is not of the form http(s)://host[:port]/v1; a key goes into "
+                "the environment variable that api_key_env names"
+            )
+        return url
 
 
 class GeneratorConfig(ServerConfig):
