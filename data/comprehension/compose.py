@@ -20,7 +20,7 @@ Span = tuple[int, int]
 
 # The text of a section is given back as an answer only when it is short.
 MAX_SECTION_ANSWER = 600
-OPENING_WORDS = 12
+OPENING_WORDS, OPENING_CHARS = 12, 90
 _LISTED = ("- ", "> ")
 
 
@@ -75,21 +75,22 @@ class Composed:
 
 
 def ask(
-    mined: Sequence[Mined], id: str, templates: Templates, config: ComprehensionConfig
+    mined: Sequence[Mined], id: str, text: str, templates: Templates, config: ComprehensionConfig
 ) -> list[Task]:
-    """The tasks in words, family by family; a family's order in the text is drawn."""
+    """The tasks of `text` in words, family by family; the families' order is drawn."""
     families: dict[str, list[Task]] = {}
     chosen: dict[str, Template] = {}
     for task in mined:
+        slots = _as_read(task, text)
+        if task.family == "section":
+            slots["opening"] = _opening(slots["body"])
         group = _group(task, id, config)
         if group not in chosen:
             chosen[group] = _pick(templates.tasks[group], id, f"template {group}")
-        template, slots = chosen[group], task.slots
-        if task.family == "section":
-            if template.inverted and len(slots["body"]) > MAX_SECTION_ANSWER:
-                direct = [item for item in templates.tasks[group] if not item.inverted]
-                template = _pick(direct, id, f"template {group} for long ones")
-            slots = {**slots, "opening": _opening(slots["body"])}
+        template = chosen[group]
+        if not _suits(template, task, templates):
+            others = [item for item in templates.tasks[group] if _suits(item, task, templates)]
+            template = _pick(others, id, f"other template {group}")
         families.setdefault(task.family, []).append(
             Task(
                 task.family,
@@ -173,6 +174,29 @@ def _group(task: Mined, id: str, config: ComprehensionConfig) -> str:
     return task.family
 
 
+def _suits(template: Template, task: Mined, templates: Templates) -> bool:
+    """Whether the connective can open a sentence, the section be given back, where it has to."""
+    if template.linked:
+        return task.slots["connective"] in templates.links
+    if template.inverted and task.family == "section":
+        return len(task.slots["body"]) <= MAX_SECTION_ANSWER
+    return True
+
+
+def _as_read(task: Mined, text: str) -> dict[str, str]:
+    """The slots, those that begin with a small letter in the text with a small letter.
+
+    Templates put a capital where they begin a sentence.
+    """
+    slots = dict(task.slots)
+    for start, _ in task.spans:
+        if text[start : start + 1].islower():
+            for name, slot in slots.items():
+                if slot[1:6] == text[start + 1 : start + 6] and slot[:1].isupper():
+                    slots[name] = text[start] + slot[1:]
+    return slots
+
+
 def _layout(passage: Passage, config: ComprehensionConfig, *, some_task: bool) -> str:
     chances = config.layout
     titled = bool(passage.title) and config.families.title
@@ -211,14 +235,18 @@ def _frame(layout: str, passage: Passage, tasks: Sequence[Task], templates: Temp
 
 
 def _halves(passage: Passage, whole: Span) -> tuple[Span, Span]:
-    """The text in two at a drawn sentence bound.
+    """The text in two at a drawn sentence bound, not right under a heading where there is a choice.
 
     Line breaks at the bound stay with the first half; spaces and an indentation go with the second.
     """
-    sentences = passage.sentences
-    i = 1 + int(uniform(passage.id, "cut") * (len(sentences) - 1))
-    stop, start = sentences[i - 1][1], sentences[i][0]
-    cut = passage.text.rfind("\n", stop, start) + 1 or stop
+    sentences, text = passage.sentences, passage.text
+    ends = [i for i, (_, stop) in enumerate(sentences[:-1]) if not text[stop - 1].isalnum()]
+    if ends:
+        i = ends[int(uniform(passage.id, "cut") * len(ends))]
+    else:
+        i = int(uniform(passage.id, "cut") * (len(sentences) - 1))
+    stop, start = sentences[i][1], sentences[i + 1][0]
+    cut = text.rfind("\n", stop, start) + 1 or stop
     return (whole[0], cut), (cut, whole[1])
 
 
@@ -231,10 +259,12 @@ def _before(text: str, half: Span, templates: Templates) -> str:
 
 
 def _opening(body: str) -> str:
+    """The first words of a section."""
     words = body.split(None, OPENING_WORDS)
     text = " ".join(words[:OPENING_WORDS])
-    short = text[: 8 * OPENING_WORDS]  # words may be long, or none where a script has no spaces
-    return short + " …" if len(short) < len(text) or len(words) > OPENING_WORDS else short
+    if len(text) > OPENING_CHARS:  # long words, or a script without spaces
+        text = text[:OPENING_CHARS].rpartition(" ")[0] or text[:OPENING_CHARS]
+    return text if len(text) == len(body) else text + " …"
 
 
 def _join(template: Template, templates: Templates) -> str:

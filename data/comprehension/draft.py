@@ -190,7 +190,7 @@ class Drafter:
         sentences = [(low + body, high + body) for low, high in source.sentences(inside)]
         mined = [_moved(task, body) for task in mine(inside, source.language, source.vocabulary)]
         chosen, left_out = select(mined, id, self._config, text, sentences)
-        tasks = ask(chosen, id, source.templates, self._config)
+        tasks = ask(chosen, id, text, source.templates, self._config)
         passage = Passage(id, text, part.title, body, sentences)
         return Draft(source.document, part, passage, tuple(tasks), len(tasks), left_out)
 

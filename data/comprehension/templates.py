@@ -75,6 +75,11 @@ class Template:
     answers: Mapping[str, tuple[Piece, ...]]
     inverted: bool = False
 
+    @property
+    def linked(self) -> bool:
+        """Whether it repeats the connective, at the beginning of a sentence."""
+        return any(piece[0] == "connective" for piece in self.question if not isinstance(piece, str))
+
     def answer(self, label: str) -> tuple[Piece, ...]:
         """What is answered where the task has this label."""
         return self.answers.get(label) or self.answers[""]
@@ -98,6 +103,7 @@ class Templates:
         language: its code.
         stop: ends a sentence that has lost its end.
         join: stands between a question and its answer in running text.
+        links: connectives that may open a sentence.
         lower: words that lose their capital letter inside a sentence.
         tasks: templates by group; the groups are `TASK_GROUPS`.
         frames: frames by group; the groups are those of `FRAME_GROUPS`.
@@ -107,6 +113,7 @@ class Templates:
     language: str
     stop: str
     join: str
+    links: frozenset[str]
     lower: frozenset[str]
     tasks: Mapping[str, tuple[Template, ...]]
     frames: Mapping[str, tuple[Frame, ...]]
@@ -189,7 +196,7 @@ def parse_templates(source: str, name: str, language: str, domain: str | None) -
     import yaml
 
     content = yaml.load(source, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    head = ("stop", "join", "lower", "intro")
+    head = ("stop", "join", "links", "lower", "intro")
     known = {*head, *TASK_GROUPS, *FRAME_GROUPS}
     if wrong := content.keys() ^ known:
         what = ", ".join(sorted(wrong))
@@ -199,6 +206,7 @@ def parse_templates(source: str, name: str, language: str, domain: str | None) -
         language,
         content["stop"],
         content["join"],
+        frozenset(content["links"]),
         frozenset(content["lower"]),
         {group: reader.templates(group, content[group]) for group in TASK_GROUPS},
         {group: reader.frames(group, content[group]) for group in FRAME_GROUPS},
