@@ -26,7 +26,8 @@ def to_html(views: Sequence[StreamView]) -> str:
         for task in document.meta.get("tasks") or ()
     }
     colours = " ".join(
-        f'<b class="family {_family(family)}">{_text(family)}</b>' for family in sorted(families)
+        f'<b class="family {family_class(family)}">{_text(family)}</b>'
+        for family in sorted(families)
     )
     body = "\n".join(_stream(view) for view in views)
     return page(
@@ -92,7 +93,7 @@ def _lesson(found: Lesson) -> str:
 def _run(found: Lesson, run: Run) -> str:
     if not run.tasks:
         return _text(run.text)
-    families = [_family(found.tasks[number].family) for number in run.tasks]
+    families = [family_class(found.tasks[number].family) for number in run.tasks]
     told = ", ".join(f"{n + 1} {found.tasks[n].family}: {found.tasks[n].label}" for n in run.tasks)
     # One line for each family, one under the other.
     lines = ",".join(
@@ -112,8 +113,8 @@ def _task(found: Lesson, number: int) -> str:
     kind = task.family if task.label == task.family else f"{task.family}: {task.label}"
     left_out = f" <i>left out: {_text(task.filter)}</i>" if task.filter else ""
     return (
-        f'<div class="task {_family(task.family)}" data-task="t{number}">'
-        f'<b class="family {_family(task.family)}">{number + 1} {_text(kind)}</b>{left_out}'
+        f'<div class="task {family_class(task.family)}" data-task="t{number}">'
+        f'<b class="family {family_class(task.family)}">{number + 1} {_text(kind)}</b>{left_out}'
         f"<pre>{_text(task.question.strip())}</pre>"
         f'<pre class="answer">{_text(task.answer.strip())}</pre></div>'
     )
@@ -122,11 +123,11 @@ def _task(found: Lesson, number: int) -> str:
 def _piece(found: Lesson, piece: Piece) -> str:
     if piece.kind == "frame":
         return _text(piece.text)
-    family = "" if piece.task is None else f" {_family(found.tasks[piece.task].family)}"
+    family = "" if piece.task is None else f" {family_class(found.tasks[piece.task].family)}"
     return f'<span class="p-{piece.kind}{family}">{_text(piece.text)}</span>'
 
 
-def _family(family: str) -> str:
+def family_class(family: str) -> str:
     """The class that a family's colour goes by."""
     return f"f-{family}" if family in FAMILY_STYLES else "f-other"
 

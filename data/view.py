@@ -111,8 +111,9 @@ def read_documents(path: epath.Path, containing: str = "") -> Iterator[Document]
 
 
 def _goes_by(document: Document, wanted: str) -> bool:
-    ids = (document.id, document.meta.get("parent"), document.meta.get("source_id"))
-    return wanted in ids
+    parents = document.meta.get("parent") or ()  # several, of a text made of several documents
+    parents = (parents,) if isinstance(parents, str) else parents
+    return wanted in (document.id, document.meta.get("source_id"), *parents)
 
 
 def find_streams(folder: str) -> list[epath.Path]:
