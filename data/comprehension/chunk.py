@@ -38,19 +38,30 @@ class Part:
 
 
 def by_section(text: str, sections: Sequence[Section]) -> list[Part]:
-    """One part for each section, title line included; together they are the whole text."""
+    """One part for each section, title line included; together they are the whole text.
+
+    `sections` are in order, without the white space and the titles between them.
+    """
     parts: list[Part] = []
     start, joined = 0, False
     for section in sections:
-        if section.stop - start < MIN_SECTION and section is not sections[-1]:
+        last = section is sections[-1]
+        if section.stop - start < MIN_SECTION and not last:
             joined = True  # its title is a line of the next part
             continue
+        stop = len(text) if last else _next_line(text, section.stop)
         title = None if joined else section.title
-        parts.append(Part(start, section.stop, title, section.start if title else start))
-        start, joined = section.stop, False
-    if start < len(text):
-        parts.append(Part(start, len(text), None, start))
+        parts.append(Part(start, stop, title, section.start if title else start))
+        start, joined = stop, False
     return parts
+
+
+def _next_line(text: str, at: int) -> int:
+    """Where the first line with something on it begins, from the end of another on."""
+    stop = at
+    while stop < len(text) and text[stop].isspace():
+        stop += 1
+    return text.rfind("\n", at, stop) + 1 or at
 
 
 def by_length(text: str, part: Part, limit: int, sentences: Sentences) -> list[Part]:

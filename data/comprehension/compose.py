@@ -175,12 +175,17 @@ def _group(task: Mined, id: str, config: ComprehensionConfig) -> str:
 
 
 def _suits(template: Template, task: Mined, templates: Templates) -> bool:
-    """Whether the connective can open a sentence, the section be given back, where it has to."""
-    if template.linked:
-        return task.slots["connective"] in templates.links
-    if template.inverted and task.family == "section":
-        return len(task.slots["body"]) <= MAX_SECTION_ANSWER
-    return True
+    """Whether the template can be filled with this task's slots.
+
+    A repeated connective has to open a sentence, a section that is given back has to be short, and
+    what stands in quotation marks has none inside.
+    """
+    slots = task.slots
+    if template.linked and slots["connective"] not in templates.links:
+        return False
+    if template.inverted and len(slots.get("body", "")) > MAX_SECTION_ANSWER:
+        return False
+    return not any('"' in slots.get(name, "") for name in template.quoted)
 
 
 def _as_read(task: Mined, text: str) -> dict[str, str]:

@@ -8,8 +8,9 @@ from data.comprehension.chunk import Part, by_length, by_section
 from data.comprehension.compose import Passage, Task, ask, compose
 from data.comprehension.config import ComprehensionConfig
 from data.comprehension.language import Language
-from data.comprehension.mine import mine
-from data.comprehension.mined import Mined
+from data.comprehension.mine import mine_reading
+from data.comprehension.reading import read
+from data.comprehension.sections import split_sections
 from data.comprehension.select import select
 from data.comprehension.sentences import split_sentences
 from data.comprehension.templates import Templates
@@ -186,9 +187,14 @@ class Drafter:
     def _draft(self, source: Source, part: Part, id: str) -> Draft:
         text = source.text[part.start : part.stop]
         body = part.body - part.start
-        inside = text[body:]
-        sentences = [(low + body, high + body) for low, high in source.sentences(inside)]
-        mined = [_moved(task, body) for task in mine(inside, source.language, source.vocabulary)]
+        # The title is there for mining to see, but nothing is mined from it: it may be asked for.
+        reading = read(text, source.language)
+        sentences = [(item.start, item.stop) for item in reading.sentences if item.start >= body]
+        mined = [
+            task
+            for task in mine_reading(reading, source.vocabulary)
+            if task.spans[0][0] >= body
+        ]
         chosen, left_out = select(mined, id, self._config, text, sentences)
         tasks = ask(chosen, id, text, source.templates, self._config)
         passage = Passage(id, text, part.title, body, sentences)
@@ -206,27 +212,12 @@ def _num_chars(task: Task) -> int:
     return len(task.question) + len(task.answer) + 3
 
 
-def _moved(task: Mined, by: int) -> Mined:
-    if not by:
-        return task
-    return replace(task, spans=tuple((start + by, stop + by) for start, stop in task.spans))
-
-
 def _sections(source: Source) -> list[Part]:
     """One part for each section, under its title; the first goes by the document's title."""
-    from data.comprehension.sections import find_sections
-
-    body = source.text[source.body :]
-    whole = Part(0, len(source.text), source.title, source.body)
-    found = find_sections(body, source.language)
+    found = split_sections(source.text, source.language)
     if not any(section.title for section in found):
-        return [whole]
-    at = source.body
-    parts = [
-        Part(part.start + at, part.stop + at, part.title, part.body + at)
-        for part in by_section(body, found)
-    ]
-    first = parts[0]
+        return [Part(0, len(source.text), source.title, source.body)]
+    first, *others = by_section(source.text, found)
     if source.title:
         first = Part(0, first.stop, source.title, source.body)
-    return [replace(first, start=0), *parts[1:]]
+    return [first, *others]

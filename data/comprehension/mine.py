@@ -4,7 +4,7 @@ from data.comprehension.language import Language
 from data.comprehension.keywords import mine_keywords
 from data.comprehension.mined import Mined, Section
 from data.comprehension.questions import mine_questions
-from data.comprehension.reading import read
+from data.comprehension.reading import Reading, read
 from data.comprehension.relations import mine_relations
 from data.comprehension.sections import mine_sections
 from data.comprehension.statements import mine_statements
@@ -15,7 +15,11 @@ __all__ = ["Mined", "Section", "mine"]
 
 def mine(text: str, language: Language, vocabulary: Vocabulary | None) -> list[Mined]:
     """Every task that `text` holds, in text order; none where nothing is found."""
-    reading = read(text, language)
+    return mine_reading(read(text, language), vocabulary)
+
+
+def mine_reading(reading: Reading, vocabulary: Vocabulary | None) -> list[Mined]:
+    """`mine` for a text whose sentences are known already."""
     opened: dict[int, int] = {}
     found = [*mine_relations(reading, opened)]
     if vocabulary is not None:

@@ -9,6 +9,7 @@
 """
 
 import functools
+import itertools
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ FRAME_GROUPS = {  # what the frames of a layout say
 _WORDS = frozenset(
     {"connective", "keywords", "term", "verb", "title", "opening", "options", "body"}
 )
+_QUOTABLE = frozenset(name for names in SLOTS.values() for name in names) - _WORDS | {"opening"}
 _SPECS = ("", "bare", "inner", "rest")
 _ENDS = (".", "!", "?", "…", "。", "！", "？", "；")
 _CLOSING = "\"'”’»)]）】」』"
@@ -69,16 +71,15 @@ class Template:
         question: literals and slots.
         answers: the same for each label; under `""` for every label that has none of its own.
         inverted: whether it goes from what the others ask for to what they give.
+        linked: whether it repeats the connective, at the beginning of a sentence.
+        quoted: slots that stand in quotation marks.
     """
 
     question: tuple[Piece, ...]
     answers: Mapping[str, tuple[Piece, ...]]
-    inverted: bool = False
-
-    @property
-    def linked(self) -> bool:
-        """Whether it repeats the connective, at the beginning of a sentence."""
-        return any(piece[0] == "connective" for piece in self.question if not isinstance(piece, str))
+    inverted: bool
+    linked: bool
+    quoted: tuple[str, ...]
 
     def answer(self, label: str) -> tuple[Piece, ...]:
         """What is answered where the task has this label."""
@@ -166,6 +167,7 @@ def _unstopped(text: str) -> str:
     return text if text[-3:-2] == "." else text[:-1]
 
 
+@functools.cache
 def languages() -> tuple[str, ...]:
     """Codes of the languages that have templates."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -234,7 +236,10 @@ class _Reader:
                 extra = ("options",) if len(answers) > 1 else ()
                 question = self._pieces(group, text, slots + extra, {"options": options})
                 parsed = {k: self._pieces(group, v, slots, {}) for k, v in answers.items()}
-                found.append(Template(question, parsed, entry.get("inverted", False)))
+                names = {piece[0] for piece in question if not isinstance(piece, str)}
+                quoted = _quoted(question)
+                inverted = entry.get("inverted", False)
+                found.append(Template(question, parsed, inverted, "connective" in names, quoted))
         if not found:
             raise ValueError(f"{self._name}: {group}: no template can be used without a domain")
         return tuple(found)
@@ -305,6 +310,15 @@ def _in_order(answers: Mapping[str, str]) -> list[str]:
     """Answers in the order in which people list them: yes, no, maybe."""
     order = {"entail": 0, "contradict": 1, "neutral": 2}
     return [answers[label] for label in sorted(answers, key=lambda label: order.get(label, 3))]
+
+
+def _quoted(question: Sequence[Piece]) -> tuple[str, ...]:
+    """Slots right behind an opening quotation mark."""
+    return tuple(
+        piece[0]
+        for before, piece in itertools.pairwise(question)
+        if isinstance(before, str) and before.endswith(('"', "“", "„")) and piece[0] in _QUOTABLE
+    )
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
