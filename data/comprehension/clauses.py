@@ -17,6 +17,7 @@ class Clauses:
         rules = language.file.clauses
         self.rules = rules
         self.finite = language.finite
+        self.relatives = frozenset(rules.relatives)
         self.spaced = language.file.sentences.spaced
         self.forbidden = language.compile(rules.forbidden)
         self.not_in_phrase = language.compile(rules.not_in_phrase)
@@ -54,8 +55,17 @@ class Clauses:
         words = _WORD.findall(text.replace("’", "'"))
         if not words or words[0].lower() in self.finite and not words[0][0].isupper():
             return False
-        some = words[1:16] if begins else words[1:]
-        return any(word in self.finite for word in some)
+        if not begins:
+            return any(word in self.finite for word in words[1:])
+        # "Features that are not shared" has a verb, but not of its own.
+        verbs = sum(word in self.finite for word in words[1:16])
+        return verbs > sum(word in self.relatives for word in words[1:16])
+
+    def names_action(self, text: str) -> bool:
+        """Whether a name has a verb of its own in it, so that it is none."""
+        words = _WORD.findall(text)
+        verbs = sum(word in self.finite for word in words)
+        return verbs > sum(word in self.relatives for word in words)
 
     def is_phrase(self, text: str) -> bool:
         """Whether `text` is a whole phrase without a verb of its own."""

@@ -45,6 +45,7 @@ class ClauseRules(Config):
     endings: tuple[tuple[str, str], ...] = Field(
         (), description="(end of a verb, what stands for it in a finite form)"
     )
+    relatives: tuple[str, ...] = Field((), description="words that bring a verb which is not theirs")
     not_first: tuple[str, ...] = Field((), description="words that no clause begins with")
     not_last: tuple[str, ...] = Field((), description="words that no clause or phrase ends with")
     not_in_phrase: str | None = Field(None, description="expression: what shows it is no phrase")
@@ -202,6 +203,15 @@ def _compile(pattern: str, flags: int) -> re.Pattern[str]:
 def alternatives(words: Iterable[str]) -> str:
     """An expression for any of `words` as they stand, the longest first."""
     return "|".join(re.escape(word) for word in sorted(set(words), key=lambda w: (-len(w), w)))
+
+
+@functools.cache
+def label_of(code: str) -> re.Pattern[str]:
+    """An expression of a title that opens a paragraph ("METHODS: ..."), in its group `title`."""
+    labels = load_language(code).file.sections.labels
+    known = alternatives([*labels, *(label.upper() for label in labels)]) or "(?!)"
+    capitals = r"[A-Z][A-Z &/,’'-]{3,60}[A-Z]"
+    return re.compile(rf"(?P<title>{known}|{capitals})\s?[:：](?=\s*\S)")
 
 
 @functools.cache

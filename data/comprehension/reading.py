@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.comprehension.language import Language
+from data.comprehension.language import Language, label_of
 from data.comprehension.sentences import paragraphs, split_paragraph
 
 _SPACES = re.compile(r"\s+")
-_LOWER_WORD = re.compile(r"[^\W\d_A-Z]+(?=[\s,])")
+_LOWER_WORD = re.compile(r"(?:a|[^\W\d_A-Z]{2,})(?:-[^\W\d_A-Z]+)*(?=[\s,.]|$)")
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,14 @@ def read(text: str, language: Language) -> Reading:
     """A text made ready for mining."""
     sentences: list[Sentence] = []
     spans: list[tuple[int, int]] = []
+    item = re.compile(language.shape(language.file.sentences.item))
+    label = label_of(language.code)
     for number, (start, stop) in enumerate(paragraphs(text, language)):
         spans.clear()
+        # "METHODS:" and the mark of a list's item are no part of the sentence behind them.
+        for mark in (item, label):
+            if match := mark.match(text, start, min(stop, start + 80)):
+                start = match.end()
         split_paragraph(text, start, stop, language, spans)
         for low, high in spans:
             sentences.append(Sentence(low, high, len(sentences), number))

@@ -304,6 +304,8 @@ class _Miner:
             return
         if not (clauses.is_phrase(first) if left_phrase else clauses.is_clause(first)):
             return
+        if left_phrase and joint and clauses.names_action(first):
+            return
         if not (
             clauses.is_phrase(second)
             if right_phrase

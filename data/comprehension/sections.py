@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.comprehension.language import Language, SectionRules, alternatives, load_language
+from data.comprehension.language import Language, SectionRules, label_of, load_language
 from data.comprehension.mined import Mined, Section
 from data.comprehension.reading import Reading
 from data.comprehension.sentences import paragraphs
@@ -28,9 +28,7 @@ def _rules(code: str) -> _Rules:
     language = load_language(code)
     rules = language.file.sections
     titles = tuple(p for p in map(language.compile, rules.titles) if p)
-    labels = alternatives([*rules.labels, *(label.upper() for label in rules.labels)])
-    label = f"(?P<title>{labels or '(?!)'}|[A-Z][A-Z &/,’'-]{{3,60}}[A-Z])[:：](?=\\s*\\S)"
-    return _Rules(rules, titles, language.compile(rules.not_title), re.compile(label))
+    return _Rules(rules, titles, language.compile(rules.not_title), label_of(code))
 
 
 def split_sections(text: str, language: Language) -> list[Section]:

@@ -99,13 +99,25 @@ def _mine(
             named is None
             or told is None
             or (rule.not_left and rule.not_left.search(named["term"]))
+            or (rule.family == "definition" and clauses.names_action(named["term"]))
             or (rule.not_right and rule.not_right.search(told["rest"]))
             or clauses.not_last.search(told["rest"])
             or (clauses.forbidden and clauses.forbidden.search(second))
         ):
             return
         spans = (_within(reading, left, named), _within(reading, right, told))
-        yield from _tasks(reading, rule, named["term"], verb, told["rest"], spans)
+        groups = {name: value or "" for name, value in named.groupdict().items()}
+        groups["term"] = _common(named["term"], reading.text)
+        article = groups.get("article", "").lower()
+        yield from _tasks(reading, rule, groups | {"article": article}, verb, told["rest"], spans)
+
+
+def _common(term: str, text: str) -> str:
+    """A term as it stands inside a sentence: "Asthma" is "asthma" if the text has it so."""
+    first = term.split(" ", 1)[0]
+    if first[1:].islower() and first[:1].isupper() and f" {first.lower()} " in text:
+        return term[0].lower() + term[1:]
+    return term
 
 
 def _within(
@@ -122,11 +134,12 @@ def _within(
 def _tasks(
     reading: Reading,
     rule: _Rule,
-    term: str,
+    groups: dict[str, str],
     verb: str,
     rest: str,
     spans: tuple[tuple[int, int], tuple[int, int]],
 ) -> Iterator[Mined]:
+    term = groups["term"]
     pair = "+".join(f"{start}:{stop}" for start, stop in spans)
     as_sentence = reading.as_sentence
     if rule.family == "topic":
@@ -136,6 +149,6 @@ def _tasks(
     slots = {"term": term, "verb": verb, "definition": as_sentence(rest)}
     yield Mined("definition", "definition", slots, spans, pair)
     if rule.question:
-        question = rule.question.format(term=term, verb=verb)
+        question = rule.question.format(**groups, verb=verb)
         slots = {"question": question, "answer": as_sentence(rest)}
         yield Mined("question", "definition", slots, spans, pair)
