@@ -139,7 +139,8 @@ def _tasks(card: Mapping[str, Any]) -> str:
     most, total = max(tasks.values()), sum(tasks.values())
     lines = []
     for family, count in sorted(tasks.items(), key=lambda item: (-item[1], item[0])):
-        told = labels.get(family, {})
+        own = f"{family}/"  # labels are counted as "family/label"
+        told = {k.removeprefix(own): v for k, v in labels.items() if k.startswith(own)}
         inner = ", ".join(f"{_text(label)} {number:,}" for label, number in sorted(told.items()))
         lines.append(
             _bar(

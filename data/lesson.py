@@ -13,6 +13,9 @@ from data.document import Document
 
 Span = tuple[int, int]
 
+# What these ask for is the whole text or a half of it: no place in it to be underlined.
+WHOLE = ("title", "completion")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -33,7 +36,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of characters that the same tasks are made of; `tasks` are their numbers, from 0."""
+    """A run of characters that the same mined tasks quote; `tasks` are their numbers, from 0."""
 
     text: str
     tasks: tuple[int, ...]
@@ -67,8 +70,8 @@ class Lesson:
         inside = [
             (max(start, 0), min(stop, len(self.text)), number)
             for number, task in enumerate(self.tasks)
+            if task.family not in WHOLE
             for start, stop in task.spans
-            if stop - start < len(self.text)  # the whole text is no place in it
         ]
         cuts = sorted({0, len(self.text), *(at for span in inside for at in span[:2])})
         return tuple(

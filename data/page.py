@@ -13,6 +13,7 @@ from data.lesson import Lesson, Piece, Run, lesson
 from data.terminal import FAMILY_STYLES, LEGEND, about, segment_title
 from data.view import RowView, Span, StreamView
 
+SHOWN_ANSWER = 250
 FILES = Path(__file__).parent / "page_files"
 
 
@@ -93,18 +94,18 @@ def _lesson(found: Lesson) -> str:
 def _run(found: Lesson, run: Run) -> str:
     if not run.tasks:
         return _text(run.text)
-    families = [family_class(found.tasks[number].family) for number in run.tasks]
+    families = dict.fromkeys(family_class(found.tasks[number].family) for number in run.tasks)
     told = ", ".join(f"{n + 1} {found.tasks[n].family}: {found.tasks[n].label}" for n in run.tasks)
-    # One line for each family, one under the other.
+    # One line for each family, one under the other, all of them below the letters.
     lines = ",".join(
         f"linear-gradient(var(--{family}),var(--{family})) "
         f"0 calc(100% - {3 * i}px)/100% 2px no-repeat"
-        for i, family in enumerate(dict.fromkeys(families))
+        for i, family in enumerate(families)
     )
     marks = " ".join(f"t{number}" for number in run.tasks)
     return (
-        f'<span class="mined {marks}" style="background:{lines}" title="{_text(told)}">'
-        f"{_text(run.text)}</span>"
+        f'<span class="mined {marks}" style="background:{lines};padding-bottom:{3 * len(families)}px" '
+        f'title="{_text(told)}">{_text(run.text)}</span>'
     )
 
 
@@ -116,8 +117,13 @@ def _task(found: Lesson, number: int) -> str:
         f'<div class="task {family_class(task.family)}" data-task="t{number}">'
         f'<b class="family {family_class(task.family)}">{number + 1} {_text(kind)}</b>{left_out}'
         f"<pre>{_text(task.question.strip())}</pre>"
-        f'<pre class="answer">{_text(task.answer.strip())}</pre></div>'
+        f'<pre class="answer">{_text(_shortened(task.answer.strip()))}</pre></div>'
     )
+
+
+def _shortened(answer: str) -> str:
+    """An answer that is a text of its own is to be read below, in the finished text."""
+    return answer if len(answer) <= 2 * SHOWN_ANSWER else f"{answer[:SHOWN_ANSWER]} …"
 
 
 def _piece(found: Lesson, piece: Piece) -> str:

@@ -70,7 +70,7 @@ def about(document: Document) -> str:
     told = [
         f"{key}: {value}"
         for key, value in document.meta.items()
-        if value is not None and key not in ("tasks", "read")
+        if value is not None and key not in ("tasks", "read") and value != document.id
     ]
     return _short("  ".join([document.source, *told]), 160)
 

@@ -30,7 +30,7 @@ CARD = {
     "duplicates": 70,
     "lengths": [[64, 50], [512, 900]],
     "tasks": {"nli": 300, "keyword": 700},
-    "labels": {"nli": {"entail": 200, "contradict": 100}},
+    "labels": {"nli/entail": 200, "nli/contradict": 100, "keyword/keyword": 700},
     "contamination": {"pubmedqa": {"items": 500, "hits": 3}},
     "languages": {"en": 898, "<de>": 2},
     "licences": {"CC BY 4.0": 900},

@@ -105,6 +105,11 @@ def test_spans_that_overlap_share_their_run():
     assert ("elps.", (0,)) in runs
 
 
+def test_what_asks_for_the_whole_text_is_not_underlined():
+    runs = lesson(converted(halves=True)).runs
+    assert {number for run in runs for number in run.tasks} == {1}
+
+
 def test_a_raw_document_is_no_lesson():
     assert lesson(Document("a", (Turn("text", "plain"),), "s")) is None
     assert list(pairs([Document("a", (Turn("text", "plain"),), "s", {"tasks": []})])) == []
