@@ -4,7 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from data.clean.config import CleanConfig
+from data.comprehension.config import ComprehensionConfig
+from data.generator import GeneratorConfig
 from data.strict import Config
+from data.synthesis.config import SynthesisConfig
 
 Path = str
 Paths = str | tuple[str, ...]
@@ -86,9 +90,30 @@ class CorpusConfig(Config):
     split: str = Field(default="train", description="split of a Hugging Face or TFDS data set")
     revision: str | None = Field(default=None, description="revision of a Hugging Face data set")
     fields: FieldsConfig = FieldsConfig()
-    convert: Literal["raw", "conversation"] = "raw"
+    convert: Literal["raw", "conversation", "comprehension", "synthesis"] = Field(
+        default="raw",
+        description="raw: the text as it is; conversation: the turns, through chat.template; "
+        "comprehension: texts with tasks about them; synthesis: texts with pairs that a model wrote",
+    )
     chat: ChatConfig = ChatConfig()
+    comprehension: ComprehensionConfig = ComprehensionConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    clean: CleanConfig | None = Field(
+        default=None,
+        description="how this corpus is cleaned, instead of the recipe's clean; what is decided "
+        "over all corpora (dedup, decontaminate, contamination) stays there",
+    )
     limit: int | None = Field(default=None, ge=1, description="read at most so many documents")
+    licence: str | None = Field(default=None, description="its licence, kept in the card")
+
+    @model_validator(mode="after")
+    def _clean_is_local(self) -> "CorpusConfig":
+        for field in ("dedup", "decontaminate", "contamination"):
+            if self.clean is not None and field in self.clean.model_fields_set:
+                raise ValueError(
+                    f"clean.{field}: is decided over all corpora; say it in the recipe's clean"
+                )
+        return self
 
 
 class SentencePieceConfig(Config):
@@ -109,6 +134,11 @@ class HeldOutConfig(Config):
         default=2000,
         ge=1,
         description="keep at most so many held-out documents per corpus to measure on",
+    )
+    converted: bool = Field(
+        default=False,
+        description="also pack them converted, as heldout_converted beside heldout; heldout itself "
+        "is raw text, so that measurements compare",
     )
 
 
@@ -131,6 +161,17 @@ class PrepareConfig(Config):
         default=None, ge=1, le=4096, description="default: 64, fewer for small corpora"
     )
     heldout: HeldOutConfig = HeldOutConfig()
+    clean: CleanConfig | None = Field(
+        default=None, description="what is done to documents first; null: nothing"
+    )
+    count_tokens_in: bool = Field(
+        default=False,
+        description="count the tokens of every document before conversion too, for the card; else "
+        "those of a sample, where conversion writes another text",
+    )
+    generator: GeneratorConfig | None = Field(
+        default=None, description="what writes the pairs of convert: synthesis"
+    )
     corpora: dict[str, CorpusConfig] = Field(min_length=1)
     workers: int | None = Field(default=None, ge=1, description="processes; default: one per core")
 
@@ -139,6 +180,35 @@ class PrepareConfig(Config):
         if (self.tokenizer is None) == (self.train_tokenizer is None):
             raise ValueError("tokenizer: name one, or set train_tokenizer to train one (not both)")
         return self
+
+    @model_validator(mode="after")
+    def _someone_writes(self) -> "PrepareConfig":
+        asking = [name for name, c in self.corpora.items() if c.convert == "synthesis"]
+        if asking and self.generator is None:
+            raise ValueError(
+                f"generator: missing, but corpora.{asking[0]}.convert is synthesis; name the model "
+                "that writes the pairs (generator.kind, generator.model)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _languages_are_told(self) -> "PrepareConfig":
+        for name, corpus in self.corpora.items():
+            clean = self.clean_of(name)
+            if (
+                corpus.convert == "comprehension"
+                and corpus.comprehension.language == "auto"
+                and not (clean and clean.language.enabled)
+            ):
+                raise ValueError(
+                    f"corpora.{name}.comprehension.language: auto needs clean.language; name the "
+                    "language, or enable it"
+                )
+        return self
+
+    def clean_of(self, name: str) -> CleanConfig | None:
+        """How the documents of a corpus are cleaned, each by itself."""
+        return self.corpora[name].clean or self.clean
 
 
 Points = tuple[tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0)]], ...]

@@ -1,24 +1,14 @@
-"""How one machine works on a corpus: deals documents, then runs a function over each partition.
+"""Runs a function over the partitions of a corpus, on the processes of this machine.
 
-Dealing: documents are read, gathered until 64 MB are full, sorted by id and written as a *run*: one
-file with one compressed frame per bucket. Reading a partition back merges its frames of all runs,
-so documents come sorted by id, then by content, whatever the inputs were, and neither step holds
-more than a run.
-
-Running: a pool of spawned processes that report progress, die with their parent, and turn a message
-for the user back into the `ValueError` it was.
+A pool of spawned processes that report progress, die with their parent, and turn a message for the
+user back into the `ValueError` it was.
 """
 
-import heapq
-import io
-import json
-import mmap
 import os
 import queue
-import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,128 +16,75 @@ from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import zstandard
-
-from data.document import Document, partition_of
-
-BUCKETS = 64
-RUN_BYTES = 64 << 20
-# A frame read back needs its window in memory, times the number of runs; a small one costs a few
-# percent of disk.
-WINDOW_LOG = 18
-MAX_OPEN_RUNS = 256
+if TYPE_CHECKING:
+    from data.clean.config import CleanConfig
+    from data.clean.survey import Surveyor
+    from data.corpus import ReadTask
+    from data.runs import Run
 
 Report = Callable[[float], None]
+Work = Callable[[Any, Report], Any]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-# --- dealing --------------------------------------------------------------------------------------
+class Executor(Protocol):
+    """Where the passes of a preparation run.
 
+    Attributes:
+        shared: whether tasks run on machines that have only `out_dir` in common.
+    """
 
-class Dealer:
-    """Writes documents into the runs of one folder, dealt to buckets by the hash of their id."""
+    shared: bool
 
-    def __init__(self, folder: str | os.PathLike, num_buckets: int, run_bytes: int = RUN_BYTES):
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for stale in self._folder.glob("run-*"):
-            stale.unlink()
-        self._num_buckets = num_buckets
-        self._run_bytes = run_bytes
-        self._lines: list[list[bytes]] = [[] for _ in range(num_buckets)]
-        self._held = 0
-        self._num_runs = 0
+    def deal(self, tasks: Sequence["ReadTask"]) -> Callable[["ReadTask"], Sequence["Run"]]:
+        """Reads the shares and deals their documents; says where the runs of a share are."""
+        ...
 
-    def add(self, document: Document) -> None:
-        """Deals one document. Lone surrogates were set aside before: they are not text."""
-        line = document.to_json().encode()
-        self._lines[partition_of(document.id, self._num_buckets)].append(line)
-        self._held += len(line) + 64
-        if self._held >= self._run_bytes:
-            self._write_run()
+    def decide(
+        self, notes: Sequence[str], surveyor: "Surveyor", config: "CleanConfig", out: str
+    ) -> None:
+        """Writes the folder of verdicts over all that was noted of documents."""
+        ...
 
-    def close(self) -> None:
-        """Writes what is left."""
-        self._write_run()
-
-    def _write_run(self) -> None:
-        if not self._held:
-            return
-        # Every line begins with {"id": "...", so the order of the lines is that of the ids.
-        _write_run(self._folder / f"run-{self._num_runs:05d}.zst", (sorted(b) for b in self._lines))
-        self._lines = [[] for _ in range(self._num_buckets)]
-        self._held = 0
-        self._num_runs += 1
+    def run(self, what: str, function: Work, tasks: Sequence[Any], total: float | None) -> None:
+        """Runs `function(task, report)` for every task; `what` and `total` bytes are shown."""
+        ...
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run file: where the frame of each bucket begins and ends."""
+class LocalExecutor:
+    """The processes of this machine."""
 
-    path: str
-    offsets: tuple[int, ...]
+    workers: int
+    shared: bool = False
 
+    def deal(self, tasks: Sequence["ReadTask"]) -> Callable[["ReadTask"], Sequence["Run"]]:
+        """See `Executor`: each share is dealt in its own folder."""
+        from data.corpus import deal_here
+        from data.runs import find_runs
 
-def find_runs(folders: Iterable[str | os.PathLike]) -> list[Run]:
-    """The runs in some folders that a `Dealer` has closed."""
-    paths = sorted(path for folder in folders for path in Path(folder).glob("run-*.zst"))
-    return [Run(str(path), _read_offsets(path)) for path in paths]
+        todo = [task for task in tasks if not task.record.exists()]
+        self.run("reading", deal_here, todo, None)
+        return lambda task: find_runs([task.folder])
 
+    def decide(
+        self, notes: Sequence[str], surveyor: "Surveyor", config: "CleanConfig", out: str
+    ) -> None:
+        """See `Executor`."""
+        from data.clean.verdicts import decide
 
-def read_lines(runs: Sequence[Run], buckets: Sequence[int]) -> Iterator[bytes]:
-    """Lines of some buckets (one JSON document each), sorted, over all runs."""
-    streams = [_read_frame(run, bucket) for run in runs for bucket in buckets]
-    if len(streams) <= MAX_OPEN_RUNS:
-        yield from heapq.merge(*streams)
-        return
-    # Too many to hold open: merge groups of them into longer runs first.
-    with tempfile.TemporaryDirectory(dir=Path(runs[0].path).parent, prefix=".merge-") as folder:
-        longer = []
-        for i in range(0, len(streams), MAX_OPEN_RUNS):
-            path = Path(folder) / f"run-{i:09d}.zst"
-            _write_run(path, [heapq.merge(*streams[i : i + MAX_OPEN_RUNS])])
-            longer.append(Run(str(path), _read_offsets(path)))
-        yield from read_lines(longer, [0])
+        decide(notes, surveyor, config, out)
 
+    def run(self, what: str, function: Work, tasks: Sequence[Any], total: float | None) -> None:
+        """See `Executor`."""
+        with progress_bar(what, total) as advance:
+            run_tasks(function, tasks, workers=self.workers, advance=advance)
 
-def _write_run(path: Path, buckets: Iterable[Iterable[bytes]]) -> None:
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=WINDOW_LOG)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    offsets = [0]
-    with open(temporary, "wb") as file:
-        for lines in buckets:
-            compressor = zstandard.ZstdCompressor(compression_params=parameters)
-            with compressor.stream_writer(file, closefd=False) as writer:
-                for line in lines:
-                    writer.write(line + b"\n" if not line.endswith(b"\n") else line)
-            offsets.append(file.tell())
-    path.with_suffix(".json").write_text(json.dumps(offsets))
-    os.replace(temporary, path)
-
-
-def _read_offsets(path: Path) -> tuple[int, ...]:
-    return tuple(json.loads(path.with_suffix(".json").read_text()))
-
-
-def _read_frame(run: Run, bucket: int) -> Iterator[bytes]:
-    start, stop = run.offsets[bucket], run.offsets[bucket + 1]
-    if stop == start:
-        return
-    # The reader does not stop at the end of a frame by itself, so it is shown that frame alone.
-    with (
-        open(run.path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as whole,
-        whole[start:stop] as frame,
-        zstandard.ZstdDecompressor().stream_reader(frame) as reader,
-    ):
-        yield from io.BufferedReader(reader, 1 << 16)
-
-
-# --- running --------------------------------------------------------------------------------------
+    def __str__(self) -> str:
+        return f"{self.workers} processes"
 
 
 def run_tasks(
@@ -244,10 +181,8 @@ def _run_task(function: Callable[..., Any], task: Any) -> Any:
 def is_ours(error: BaseException) -> bool:
     """Whether an exception was raised by a file of this package."""
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        bool(frames)
-        and Path(frames[-1].filename).resolve().parent == Path(__file__).resolve().parent
-    )
+    here = Path(__file__).resolve().parent
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(here)
 
 
 def _drain(amounts: Any, advance: Report, done: threading.Event) -> None:

@@ -6,11 +6,11 @@ other settings is taken away first. Finished parts that were made under the same
 
 import json
 import os
-import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path as LocalPath
 from typing import Any
@@ -20,33 +20,39 @@ from etils import epath
 from data import rows as rows_lib
 from data import sources
 from data.config import CorpusConfig, PrepareConfig
+from data.executor import Executor, LocalExecutor
 from data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 
 # Bytes may change with this number: what was prepared under another one is prepared again.
-VERSION = 1
+VERSION = 2
 
 
 class Job:
     """The folders of one preparation, and the settings under which their contents are valid."""
 
-    def __init__(self, config: PrepareConfig):
+    def __init__(self, config: PrepareConfig, executor: Executor | None = None):
         self.config = config
         self.out = epath.Path(config.out_dir)
         self.work = self.out / ".work"
         self.started = time.time()
+        self.seconds: dict[str, float] = {}
+        self.executor = executor or LocalExecutor(config.workers or _num_cores())
         self.inputs = {name: _list_inputs(name, corpus) for name, corpus in config.corpora.items()}
         self.tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         groupless = any(c.fields.group is None for c in config.corpora.values())
-        # Documents without a group are compared with those of every corpus.
-        self.near_duplicates = groupless and config.heldout.fraction > 0
-        self.needs_all = self.near_duplicates or self.tokenizer is None
+        clean = config.clean
+        # Whether documents are compared with those of every corpus before any is converted.
+        self.compares = bool(
+            (groupless and config.heldout.fraction > 0)
+            or (clean and (clean.dedup.enabled or clean.decontaminate))
+        )
+        self.needs_all = self.compares or self.tokenizer is None
         self._settings = {name: self._settings_of(name) for name in config.corpora}
-        self.workers = config.workers or _num_cores()
-        if rows_lib.is_remote(self.out):
+        if rows_lib.is_remote(self.out) and not self.executor.shared:
             key = sha256(str(self.out).encode()).hexdigest()[:12]
-            self.spool = LocalPath(tempfile.gettempdir()) / f"lectern-prepare-{key}"
+            self.spool = epath.Path(tempfile.gettempdir()) / f"lectern-prepare-{key}"
         else:
-            self.spool = LocalPath(self.work) / "spool"
+            self.spool = self.work / "spool"
 
     def digest(self, name: str) -> str:
         """Stands for all that the bytes of a stream depend on."""
@@ -54,7 +60,20 @@ class Job:
 
     def source_digest(self, name: str) -> str:
         """What the dealt documents of a corpus depend on."""
-        return _digest([self._source_of(name), self.near_duplicates, self.config.heldout.fraction])
+        return _digest(self._source_of(name))
+
+    def clean_digest(self, name: str) -> str:
+        """What the cleaned documents of a corpus, and what is noted of them, depend on."""
+        config = self.config
+        rest = [config.clean_of(name), config.clean, config.heldout.fraction, config.partitions]
+        return _digest(_plain([VERSION, self._source_of(name), rest, sorted(config.corpora)]))
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Counts the seconds of a pass, by the clock."""
+        began = time.monotonic()
+        yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - began
 
     def is_finished(self, name: str) -> bool:
         """Whether the stream is there, whole, and made under these settings."""
@@ -76,7 +95,14 @@ class Job:
         mark = work / "settings.json"
         try:
             work.mkdir(parents=True, exist_ok=True)
-            for folder in (stream, stream / "documents", stream / "heldout", work, self.work):
+            for folder in (
+                stream,
+                stream / "documents",
+                stream / "heldout",
+                stream / "heldout_converted",
+                work,
+                self.work,
+            ):
                 rows_lib.remove_partials(folder)
             # Object storage makes no folders; what is wrong with a bucket shows when it is listed.
             there = _products(stream) + list(work.glob("*"))
@@ -105,13 +131,14 @@ class Job:
             mark = self.work / "tokenizer.json"
             digest = _digest(self._settings)
             if not mark.exists() or json.loads(mark.read_text())["digest"] != digest:
-                with tempfile.TemporaryDirectory(dir=self.spool) as local:
+                with tempfile.TemporaryDirectory() as local:
                     train_sentencepiece(texts(), local, self.config.train_tokenizer).save(folder)
                 rows_lib.write_json(mark, {"digest": digest})
             self.tokenizer = load_tokenizer(str(folder))
         else:
             self.tokenizer.save(folder)
-        return self.tokenizer
+        # Machines elsewhere find it beside the streams only.
+        return load_tokenizer(str(folder)) if self.executor.shared else self.tokenizer
 
     def add_bos(self, tokenizer: Tokenizer) -> bool:
         """The recipe's `add_bos`, `auto` resolved."""
@@ -124,30 +151,35 @@ class Job:
             "digest": self.digest(name),
             "settings": self._settings[name],
             "host": socket.gethostname(),
-            "workers": self.workers,
+            "executor": str(self.executor),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "seconds": round(seconds, 3),
+            "seconds_by_pass": {k: round(v, 3) for k, v in self.seconds.items()},
             "megabytes": round(num_bytes / 1e6, 3),
         }
 
     def clean_up(self) -> None:
         """Takes away all that only a run under way needs."""
-        shutil.rmtree(self.spool, ignore_errors=True)
+        if self.spool.exists():
+            self.spool.rmtree()
         if self.work.exists():
             self.work.rmtree()
 
     def _source_of(self, name: str) -> dict[str, Any]:
-        corpus = self.config.corpora[name].model_dump(exclude={"convert", "chat"})
+        converts = {"convert", "chat", "comprehension", "synthesis", "clean", "licence"}
+        corpus = self.config.corpora[name].model_dump(exclude=converts)
         return {"source": corpus, "inputs": [identity(item) for item in self.inputs[name]]}
 
     def _settings_of(self, name: str) -> dict[str, Any]:
-        config = self.config
+        config, corpus = self.config, self.config.corpora[name]
         tokenizer = self.tokenizer.fingerprint if self.tokenizer else config.train_tokenizer
         settings = {
             "version": VERSION,
             **self._source_of(name),
-            "convert": config.corpora[name].convert,
-            "chat": config.corpora[name].chat,
+            "licence": corpus.licence,
+            "clean": [config.clean_of(name), _tuned("clean")],
+            "convert": corpus.convert,
+            "chat": corpus.chat,
             "seq_len": config.seq_len,
             "tokenizer": tokenizer,
             "add_bos": config.add_bos,
@@ -155,9 +187,16 @@ class Job:
             "partitions": config.partitions,
             "heldout": config.heldout,
         }
+        if corpus.convert == "comprehension":
+            settings["comprehension"] = [corpus.comprehension, _tuned("comprehension")]
+        if corpus.convert == "synthesis":
+            settings["synthesis"] = [corpus.synthesis, _tuned("synthesis")]
+            settings["generator"] = config.generator
+        if self.compares:
+            settings["compared"] = config.clean
         if self.needs_all:
             settings["corpora"] = {n: self._source_of(n) for n in sorted(config.corpora)}
-        return json.loads(json.dumps(settings, default=lambda value: value.model_dump()))
+        return _plain(settings)
 
 
 def identity(item: str) -> dict[str, Any]:
@@ -176,15 +215,27 @@ def _list_inputs(name: str, corpus: CorpusConfig) -> list[str]:
         raise ValueError(f"corpora.{name}.{error}") from error
 
 
+def _tuned(room: str) -> str:
+    """Stands for the texts and word lists of a room, which people change."""
+    files = sorted(LocalPath(__file__).with_name(room).rglob("*.yaml"))
+    return _digest([[file.name, file.read_text(encoding="utf-8")] for file in files])
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON reads it back."""
+    return json.loads(json.dumps(value, default=lambda item: item.model_dump()))
+
+
 def _digest(value: Any) -> str:
     return sha256(rows_lib.to_json(value).encode()).hexdigest()
 
 
 def _products(folder: epath.Path) -> list[epath.Path]:
     """The files of a stream's folder; the ones that say it is finished come first."""
-    patterns = ["stream.json", "heldout/stream.json", "*.json", "heldout/*.json"]
+    patterns = ["stream.json", "heldout*/stream.json", "*.json", "heldout/*.json"]
     patterns += ["set_aside.jsonl.zst", "documents/part-*.jsonl.zst", "heldout/documents.jsonl.zst"]
-    patterns += ["rows-train.array_record-*", "heldout/rows-train.array_record-*"]
+    patterns += ["vocabulary/*.model", "heldout_converted/*.json*"]
+    patterns += ["rows-train.array_record-*", "heldout*/rows-train.array_record-*"]
     return list(dict.fromkeys(path for pattern in patterns for path in folder.glob(pattern)))
 
 

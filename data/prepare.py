@@ -1,147 +1,233 @@
 """Raw corpora into packed streams: `python -m data.prepare RECIPE [key.path=value ...]`.
 
 1. **Deal.** Every input is read once; documents go to buckets by the hash of their id, sorted by
-   id (`corpus.py`, on top of `sources.py` and `executor.py`).
-2. **Split.** Which groups are held out is decided once, over all corpora together (`split.py`).
-3. **Tokenizer.** The recipe's, or one trained on documents that are not held out.
-4. **Partitions.** Each is converted, tokenized once and packed into one shard, on its own and in
-   any process (`partition.py`, on top of `chat.py`, `pack.py` and `rows.py`).
-5. **Finish.** The held-out rows (`heldout.py`), the card, the metadata and, last, `stream.json`.
+   id (`corpus.py`, on top of `sources.py` and `runs.py`).
+2. **Clean.** Every document by itself, and what is noted of it (`cleaning.py`, `clean/`).
+3. **Decide**, once and over all corpora together: which documents are held out, which are copies of
+   others, which hold items of a test (`decision.py`). A recipe that asks for nothing of the kind
+   has neither this pass nor the one before; its documents are cleaned when they are converted.
+4. **Vocabularies.** The tokenizer is the recipe's, or trained on documents that are trained on; so
+   are the domain words of a corpus that becomes reading comprehension (`vocabularies.py`).
+5. **Partitions.** Each is converted, tokenized once and packed into one shard, on its own and in
+   any process (`partition.py`, on top of `conversion.py`, `pack.py` and `rows.py`).
+6. **Finish.** The held-out rows (`heldout.py`), the card, the metadata and, last, `stream.json`.
 
 What comes out is a function of the documents and the recipe: byte for byte the same for any number
-and order of input files, any number of workers and any hash seed (`run.json`, with times and hosts,
-and the places in `set_aside` aside). A run that was killed goes on where it was: finished
-partitions are kept (`job.py`). A finished one does nothing when it is run again.
+and order of input files, any number of workers, any hash seed, on one machine or on a Beam cluster
+(`run.json`, with times and hosts, and the places in `set_aside` aside). A run that was killed goes
+on where it was: what every pass has finished is kept (`job.py`). A finished one does nothing when
+it is run again.
+
+Flags that are not ours go to Apache Beam, if `--beam_runner=NAME` is there (docs/prepare.md).
 """
 
+import heapq
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path as LocalPath
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from data import rows as rows_lib
-from data.card import make_card, print_table
+from data.card import Counts, add_counts, make_card, print_profile, print_table
+from data.cleaning import CleanTask, clean_corpora
 from data.config import PrepareConfig
-from data.corpus import ReadCorpus, read_corpora
-from data.document import Document, draw
-from data.executor import BUCKETS, read_lines
+from data.conversion import REWRITES, Conversion
+from data.corpus import Corpus, read_corpora
+from data.decision import Decision, decide
+from data.executor import Executor
+from data.generator import Generate
 from data.heldout import finish_heldout
 from data.job import Job, identity
-from data.partition import PartitionTask, build_partitions, partition_tasks, stream_facts
-from data.split import Split, decide
+from data.partition import (
+    PartitionTask,
+    build_partitions,
+    partition_tasks,
+    stream_facts,
+)
+from data.tokenizer import Tokenizer
+from data.vocabularies import domain_vocabularies, tokenizer_texts
+
+# Text of a corpus whose tokens are counted before conversion too, where conversion rewrites it.
+MEASURED_BYTES = 2_000_000
 
 
-def prepare(config: PrepareConfig) -> dict[str, dict[str, Any]]:
+def prepare(
+    config: PrepareConfig,
+    *,
+    executor: Executor | None = None,
+    generate: Generate | None = None,
+    profile: bool = False,
+) -> dict[str, dict[str, Any]]:
     """Prepares every corpus of a recipe and gives its `stream.json`, by name.
+
+    Args:
+        config: the recipe.
+        executor: where the passes run; default: processes of this machine.
+        generate: what writes the pairs of `convert: synthesis`.
+        profile: print processor seconds per stage at the end.
 
     Raises:
         ValueError: the recipe, a source or the tokenizer is not as it must be; the message says
             what to do.
         ChildProcessError: a worker was killed.
     """
-    job = Job(config)
+    job = Job(config, executor)
     pending = [name for name in config.corpora if not job.is_finished(name)]
-    if pending:
-        for name in pending:
-            job.begin(name)
-        read = read_corpora(job, pending)
-        split = _split(job, read)
-        tokenizer = job.save_tokenizer(lambda: _tokenizer_texts(job, split, read))
-        tasks = {name: partition_tasks(job, name, read[name], tokenizer) for name in pending}
-        num_bytes = sum(read[name].counts["bytes"] for name in pending)
-        build_partitions(job, list(itertools.chain(*tasks.values())), num_bytes)
-        cards = [_finish(job, name, tasks[name], read[name]) for name in pending]
-        job.clean_up()
-        print_table(cards)
-        _say_what_next(config, cards)
-    else:
+    if not pending:
         job.clean_up()  # a run may have been killed while it did this
         print(f"{config.out_dir}: prepared already, nothing to do.")
-    return {name: rows_lib.read_stream(job.out / name) or {} for name in config.corpora}
+        return _streams(job)
+    for name in pending:
+        job.begin(name)
+    with job.timed("deal"):
+        corpora = read_corpora(job, pending)
+    with job.timed("clean"):
+        corpora, cleaned = clean_corpora(job, corpora)
+    with job.timed("decide"):
+        decision = decide(job, cleaned)
+    with job.timed("vocabularies"):
+        tokenizer = job.save_tokenizer(lambda: tokenizer_texts(job, corpora, decision))
+        tasks = {}
+        for name in pending:
+            conversion = _conversion(job, corpora[name], decision, tokenizer, generate)
+            tasks[name] = partition_tasks(job, corpora[name], decision, conversion)
+    with job.timed("partitions"):
+        num_bytes = sum(corpora[name].counts["bytes"] for name in pending)
+        build_partitions(job, list(itertools.chain(*tasks.values())), num_bytes)
+    with job.timed("finish"):
+        cards = [_finish(job, tasks[name], corpora[name], decision) for name in pending]
+    if profile:
+        _print_profile(job, corpora, cleaned, tasks)
+    job.clean_up()
+    print_table(cards)
+    _say_what_next(config, cards)
+    return _streams(job)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     import sys
 
-    from configs.load import command, recipe_yaml, user_errors
+    from configs.load import Flag, command, recipe_yaml, user_errors
+    from data.beam import BeamExecutor, split_flags
 
-    config, options = command(PrepareConfig, sys.argv[1:] if argv is None else argv, __doc__ or "")
+    argv, beam_flags = split_flags(sys.argv[1:] if argv is None else argv)
+    flags = [
+        Flag("profile", "print processor seconds per stage at the end"),
+        Flag("limit", "read at most so many documents of every corpus", "N"),
+        Flag("beam_runner", "run on Apache Beam (DirectRunner, DataflowRunner, FlinkRunner, ...); "
+             "every --name=value that is not ours goes to Beam", "NAME"),
+    ]  # fmt: skip
+    config, options = command(PrepareConfig, argv, __doc__ or "", flags=flags)
     with user_errors():
+        if (limit := options.flags["limit"]) is not None:
+            config = _limited(config, limit)
+        runner = options.flags["beam_runner"]
+        executor = BeamExecutor((f"--runner={runner}", *beam_flags)) if runner else None
         if options.dry_run:
             print(recipe_yaml(config))
-            _print_plan(config)
+            _print_plan(Job(config, executor))
             return
         try:
-            prepare(config)
+            generate = _generator(config)
+            profile = bool(options.flags["profile"])
+            prepare(config, executor=executor, generate=generate, profile=profile)
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command to go on; finished partitions are kept.")
             raise SystemExit(130) from None
 
 
-def _split(job: Job, read: dict[str, ReadCorpus]) -> Split:
-    """What is held out; also left in a file, for the processes that make partitions."""
-    split = Split(job.config.heldout.fraction)
-    if job.near_duplicates:
-        files = [LocalPath(f) / "signatures" for item in read.values() for f in item.folders]
-        split = decide(files, job.config.heldout.fraction)
-    rows_lib.write_json(job.spool / "split.json", asdict(split))
-    return split
+def _generator(config: PrepareConfig) -> Generate | None:
+    """What writes the pairs of `convert: synthesis`, where a corpus asks for it."""
+    if all(corpus.convert != "synthesis" for corpus in config.corpora.values()):
+        return None
+    raise NotImplementedError
 
 
-def _tokenizer_texts(job: Job, split: Split, read: dict[str, ReadCorpus]) -> Iterator[str]:
-    """A sample of the documents trained on, drawn by their ids, at most `sample_mb` of it."""
-    assert job.config.train_tokenizer is not None
-    total = sum(item.counts["bytes"] for item in read.values())
-    share = job.config.train_tokenizer.sample_mb * 1e6 / max(total, 1)
-    for item in read.values():
-        for line in read_lines(item.runs, range(job.config.partitions or BUCKETS)):
-            document = Document.from_json(line)
-            if split.is_held_out(document):
-                continue
-            if share >= 1 or draw(document.id, "tokenizer sample").random() < share:
-                yield from (turn.text for turn in document.turns)
+def _conversion(
+    job: Job,
+    corpus: Corpus,
+    decision: Decision,
+    tokenizer: Tokenizer,
+    generate: Generate | None,
+) -> Conversion:
+    """How the documents of a corpus are converted, its vocabularies trained."""
+    config = job.config
+    return Conversion(
+        name=corpus.name,
+        corpus=config.corpora[corpus.name],
+        tokenizer=tokenizer,
+        seq_len=config.seq_len,
+        add_bos=job.add_bos(tokenizer),
+        add_eos=config.add_eos,
+        vocabularies=domain_vocabularies(job, corpus, decision),
+        measured=1.0 if config.count_tokens_in else MEASURED_BYTES / corpus.counts["bytes"],
+        generate=generate if config.corpora[corpus.name].convert == "synthesis" else None,
+    )
 
 
 def _finish(
-    job: Job, name: str, tasks: Sequence[PartitionTask], read: ReadCorpus
+    job: Job, tasks: Sequence[PartitionTask], corpus: Corpus, decision: Decision
 ) -> dict[str, Any]:
     """Writes what completes a stream, `stream.json` last. Gives the card."""
-    counts = [json.loads(task.record.read_text()) for task in tasks]
-    dealt = sum(item["documents_in"] + item["heldout"] for item in counts)
-    if dealt != read.counts["documents"]:
-        raise AssertionError(f"{name}: {read.counts['documents']} documents read, {dealt} dealt")
-    if not sum(item["rows"] for item in counts):
-        raise ValueError(
-            f"corpora.{name}: all {read.counts['documents']} documents are held out; "
-            f"lower heldout.fraction ({job.config.heldout.fraction}) or give more documents"
-        )
+    name, conversion = corpus.name, tasks[0].conversion
+    counts = [json.loads(task.record.read_text())["counts"] for task in tasks]
+    _account(job, corpus, counts)
     out = job.out / name
-    set_aside = sorted(
-        line
-        for path in [epath.Path(f) / "set_aside.jsonl.zst" for f in read.folders]
-        + [task.set_aside for task in tasks]
-        for line in rows_lib.read_lines(path)
-    )
-    rows_lib.write_lines(out / "set_aside.jsonl.zst", set_aside)
-    heldout = finish_heldout(job, name, tasks)
+    set_aside = [rows_lib.read_lines(path) for path in corpus.set_aside]
+    set_aside += [rows_lib.read_lines(task.set_aside) for task in tasks]
+    rows_lib.write_lines(out / "set_aside.jsonl.zst", heapq.merge(*set_aside))
     card = make_card(
         name,
         job.config.corpora[name],
         seq_len=job.config.seq_len,
-        read=read.counts,
+        read=corpus.counts,
         partitions=counts,
-        heldout=heldout,
+        heldout=finish_heldout(job, name, tasks),
+        facts={"contamination": decision.contamination(name), "vocabularies": conversion.told()},
+        ends=conversion.add_bos + conversion.add_eos,
     )
     rows_lib.write_json(out / "card.json", card)
     rows_lib.write_json(out / "run.json", job.run_facts(name, card["bytes_in"]))
-    stream = stream_facts(tasks[0], name, card["documents_out"], card)
-    rows_lib.write_stream(out, stream, [item["rows"] for item in counts], card)
+    stream = stream_facts(conversion, name, card["documents_out"], card)
+    rows_lib.write_stream(out, stream, [item.get("rows", 0) for item in counts], card)
     return card
+
+
+def _account(job: Job, corpus: Corpus, partitions: Sequence[Counts]) -> None:
+    """Every document that was read is held out, taken away with a reason, or in the stream."""
+    total: Counts = {}
+    for counts in partitions:
+        add_counts(total, counts)
+    read, heldout = corpus.counts["documents"], total.get("heldout", 0)
+    kept, removed = total.get("documents_kept", 0), total.get("removed", {})
+    gone = sum(
+        sum(reasons.values())
+        for stage, reasons in removed.items()
+        if stage not in ("tokenize", *REWRITES)  # these come after, and may take parts of documents
+    )
+    if read != heldout + kept + gone:
+        raise AssertionError(
+            f"{corpus.name}: of {read} documents {heldout} are held out, {gone} removed, {kept} kept"
+        )
+    if not total.get("rows"):
+        raise ValueError(
+            f"corpora.{corpus.name}: "
+            + (f"all {read} documents are held out" if heldout == read else "nothing is left of it")
+            + f"; lower heldout.fraction ({job.config.heldout.fraction}) or give more documents"
+            + (f" (removed: {removed})" if removed else "")
+        )
+
+
+def _streams(job: Job) -> dict[str, dict[str, Any]]:
+    return {name: rows_lib.read_stream(job.out / name) or {} for name in job.config.corpora}
+
+
+def _limited(config: PrepareConfig, limit: str) -> PrepareConfig:
+    if not limit.isdecimal() or not int(limit):
+        raise ValueError(f"--limit: {limit!r} is not a number of documents; give one from 1 on")
+    corpora = {n: c.model_copy(update={"limit": int(limit)}) for n, c in config.corpora.items()}
+    return config.model_copy(update={"corpora": corpora})
 
 
 def _say_what_next(config: PrepareConfig, cards: list[dict[str, Any]]) -> None:
@@ -158,15 +244,33 @@ def _say_what_next(config: PrepareConfig, cards: list[dict[str, Any]]) -> None:
     print(f"Train:    name them in a recipe, as streams.{cards[0]['name']}.path={paths[0]}")
 
 
-def _print_plan(config: PrepareConfig) -> None:
-    job = Job(config)
+def _print_profile(
+    job: Job,
+    corpora: Mapping[str, Corpus],
+    cleaned: Sequence[CleanTask],
+    tasks: Mapping[str, Sequence[PartitionTask]],
+) -> None:
+    seconds: Counts = {"deal": {}, "clean": {}, "partitions": {}}
+    for corpus in corpora.values():
+        add_counts(seconds["deal"], corpus.counts["seconds"])
+    for pass_, records in (("clean", cleaned), ("partitions", itertools.chain(*tasks.values()))):
+        for task in records:
+            add_counts(seconds[pass_], json.loads(task.record.read_text())["seconds"])
+    num_bytes = sum(corpus.counts["bytes"] for corpus in corpora.values())
+    print_profile(seconds, job.seconds, num_bytes / 1e6)
+
+
+def _print_plan(job: Job) -> None:
+    config = job.config
+    passes = ["deal", "clean", "decide"] if job.compares else ["deal"]
+    print(f"passes: {', '.join([*passes, 'vocabularies', 'partitions', 'finish'])}; {job.executor}")
     for name, inputs in job.inputs.items():
         sizes = [identity(item).get("bytes") or 0 for item in inputs]
         state = "prepared already" if job.is_finished(name) else "to prepare"
-        count = config.partitions or "by size, at most 64"
         print(
             f"{name}: {len(inputs)} inputs, {sum(sizes) / 1e6:,.1f} MB as stored; "
-            f"partitions: {count}; {state}"
+            f"convert: {config.corpora[name].convert}; "
+            f"partitions: {config.partitions or 'by size, at most 64'}; {state}"
         )
         for item, size in itertools.islice(zip(inputs, sizes, strict=True), 5):
             print(f"  {item}  {size / 1e6:,.1f} MB")

@@ -26,11 +26,13 @@ class Tally:
         name: the corpus, for messages.
         counts: what the card is made of; added up over partitions.
         set_aside: a line of JSON for every document that was taken away.
+        removed: their ids.
     """
 
     name: str
     counts: Counts = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
+    removed: set[str] = field(default_factory=set)
 
     def add(self, counts: Mapping[str, Any]) -> None:
         """Adds numbers, as deep as they lie: `add({"tasks": {"nli": 2}})`."""
@@ -45,4 +47,5 @@ class Tally:
         shown = excerpt or next((turn.text for turn in document.turns), "")[:EXCERPT]
         item = SetAside(self.name, f"document {document.id}", reason, shown)
         self.add({"removed": {stage: {item.kind: 1}}})
+        self.removed.add(document.id)
         self.set_aside.append(rows_lib.to_json(asdict(item) | {"stage": stage}))

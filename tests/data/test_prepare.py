@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import zstandard
 
-from data import executor, partition, prepare, rows
+from data import corpus as corpus_lib
+from data import prepare, rows
+from data import runs as runs_lib
 from data.config import PrepareConfig
 from data.document import Document, Turn, document_id
-from data.executor import Dealer, find_runs, read_lines, run_tasks
+from data.executor import run_tasks
+from data.runs import Dealer, find_runs, read_lines
 from data.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +92,7 @@ def recipe(out: Path, inputs: Path, tokenizer: str, **changes) -> dict:
         "partitions": 4,
         "workers": 1,
         "heldout": {"fraction": 0.1},
+        "clean": None,
         "corpora": {
             "texts": {"path": f"{inputs}/*.jsonl", "fields": {"text": "text", "group": "page"}},
             "pairs": {
@@ -460,7 +464,7 @@ def test_dealing_keeps_every_line_whatever_the_runs(tmp_path, monkeypatch):
     documents += documents[:7]
     expected = sorted(d.to_json() for d in documents)
     for run_bytes, most in ((1 << 30, 256), (5_000, 256), (5_000, 3)):
-        monkeypatch.setattr(executor, "MAX_OPEN_RUNS", most)
+        monkeypatch.setattr(runs_lib, "MAX_OPEN_RUNS", most)
         folder = tmp_path / f"{run_bytes}-{most}"
         dealer = Dealer(folder, 4, run_bytes)
         for document in documents:
@@ -537,10 +541,10 @@ def test_small_corpora_get_fewer_partitions():
     config = PrepareConfig.model_validate(
         {"out_dir": "o", "tokenizer": "t", "corpora": {"a": {"path": "x"}}}
     )
-    assert partition.num_partitions(config, 1000) == 1
-    assert partition.num_partitions(config, 21_400_000) == 8
-    assert partition.num_partitions(config, 10**12) == 64
-    assert partition.num_partitions(config.model_copy(update={"partitions": 3}), 1000) == 3
+    assert corpus_lib.num_partitions(config, 1000) == 1
+    assert corpus_lib.num_partitions(config, 21_400_000) == 8
+    assert corpus_lib.num_partitions(config, 10**12) == 64
+    assert corpus_lib.num_partitions(config.model_copy(update={"partitions": 3}), 1000) == 3
 
 
 @pytest.mark.skipif(not REALDATA, reason="LECTERN_REALDATA is not set")
