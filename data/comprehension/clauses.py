@@ -7,6 +7,7 @@ from data.comprehension.language import Language, alternatives, load_language
 from data.comprehension.reading import balanced
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")
+_TAIL = 60  # characters before a connective that are looked at
 _TRIM = " \t\n,;:，；：、-–—"
 
 
@@ -27,10 +28,10 @@ class Clauses:
         self.missing = language.compile(rules.missing)
         if self.spaced:
             self.not_first = re.compile(f"(?:{alternatives(rules.not_first)})(?![\\w’'])", re.I)
-            self.not_last = re.compile(f"(?<!\\w)(?:{alternatives(rules.not_last)})$", re.I)
+            self.last = frozenset(rules.not_last)
         else:
             self.not_first = re.compile(alternatives(rules.not_first) or "(?!)")
-            self.not_last = re.compile(f"(?:{alternatives(rules.not_last) or '(?!)'})$")
+            self.last = tuple(rules.not_last)
 
     def is_clause(self, text: str, *, begins: bool = False) -> bool:
         """Whether `text`, quoted on one line and without its stop, is a whole clause.
@@ -43,11 +44,27 @@ class Clauses:
         rules = self.rules
         if not rules.min_chars <= len(text) <= rules.max_chars or not balanced(text):
             return False
-        if self.not_last.search(text) or (begins and self.not_first.match(text)):
+        if self.breaks_off(text) or (begins and self.not_first.match(text)):
             return False
-        if self.forbidden and self.forbidden.search(text):
+        if self.finite and not self._has_verb(text, begins):
             return False
-        return not self.finite or self._has_verb(text, begins)
+        return not self.is_forbidden(text)
+
+    def is_forbidden(self, text: str) -> bool:
+        """Whether there is something in it that no task can quote."""
+        return bool(self.forbidden and self.forbidden.search(text))
+
+    def breaks_off(self, text: str) -> bool:
+        """Whether it ends with a word that no clause or phrase ends with."""
+        if isinstance(self.last, tuple):
+            return text.endswith(self.last)
+        return text[-16:].rsplit(" ", 1)[-1].lower() in self.last
+
+    def cut_hedge(self, text: str) -> str:
+        """`text` without the adverbs before a connective ("partly", "most often")."""
+        if self.hedges and (hedge := self.hedges.search(text, max(0, len(text) - _TAIL))):
+            return text[: hedge.start()]
+        return text
 
     def _has_verb(self, text: str, begins: bool) -> bool:
         if begins:
@@ -72,9 +89,9 @@ class Clauses:
         rules = self.rules
         if not rules.min_phrase_chars <= len(text) <= rules.max_chars or not balanced(text):
             return False
-        if self.not_last.search(text) or (self.forbidden and self.forbidden.search(text)):
+        if self.breaks_off(text) or (self.not_in_phrase and self.not_in_phrase.search(text)):
             return False
-        return not (self.not_in_phrase and self.not_in_phrase.search(text))
+        return not self.is_forbidden(text)
 
     def cut_right(self, text: str, *, phrase: bool = False) -> str:
         """`text` up to where its first clause (or phrase) ends."""

@@ -82,25 +82,30 @@ class RelationRules(Config):
     answers: tuple[str, ...] = ()
     phrase_answers: tuple[str, ...] = ()
     not_before: str | None = Field(None, description="expression: the left side may not end so")
+    not_left: str | None = Field(None, description="expression: found in no left side")
     not_after: str | None = Field(None, description="expression: the right side may not begin so")
 
 
 class StatementRule(Config):
     """A statement `left verb right` that a definition, topic or question is made of."""
 
-    verbs: tuple[str, ...] = Field(description="expressions of what stands between the two")
+    verbs: tuple[str, ...] = Field(description="what stands between the two, as it is written")
+    before: tuple[str, ...] = Field((), description="what the right side begins with; anything")
     left: str = Field(description="expression: the whole of the left side, with its group `term`")
     right: str = Field(description="expression: the whole of the right side, with its group `rest`")
     question: str | None = Field(None, description="what the statement answers, with {term}, {verb}")
-    not_left: str | None = Field(None, description="expression: found in a left side that is unfit")
-    not_right: str | None = Field(None, description="expression: found in a right side ... unfit")
+    not_left: str | None = Field(None, description="expression: found in no term")
+    not_right: str | None = Field(None, description="expression: found in no right side")
 
 
 class QuestionRule(Config):
     """A statement that a question and its answer are made of."""
 
     label: Literal["definition", "number"] = "number"
-    trigger: str = Field(description="expression: found in every such sentence, few others")
+    starts: str | None = Field(None, description="expression: how every such sentence begins")
+    trigger: str | None = Field(
+        None, description="expression: found in every such sentence, behind a space, and in few others"
+    )
     pattern: str = Field(description="expression: the whole sentence; its groups fill the others")
     question: str = Field(description="the question, with {group}s")
     answer: str = Field("{answer}", description="the answer, with {group}s")
@@ -123,6 +128,7 @@ class KeywordRules(Config):
     )
     starts: tuple[str, ...] = Field((), description="prefixes that do not make a term of a word")
     forbidden: str | None = Field(None, description="expression: shapes that are no terms")
+    not_sentence: str | None = Field(None, description="expression: found in no sentence of theirs")
     general: tuple[str, ...] = Field((), description="words that are in no domain's vocabulary")
 
 
@@ -198,6 +204,47 @@ class Language:
 
 def _compile(pattern: str, flags: int) -> re.Pattern[str]:
     return re.compile(pattern, flags)
+
+
+def trie(words: Iterable[str]) -> str:
+    """An expression for any of `words`, the longest that fits, that tries each letter once."""
+    branches: dict[str, list[str]] = {}
+    ends = False
+    for word in sorted(set(words)):
+        if word:
+            branches.setdefault(word[0], []).append(word[1:])
+        else:
+            ends = True
+    parts = [
+        (r"[ \n]" if lead == " " else re.escape(lead)) + trie(rest)
+        for lead, rest in branches.items()
+    ]
+    if not parts:
+        return ""
+    if len(parts) == 1 and not ends:
+        return parts[0]
+    return f"(?:{'|'.join(parts)})" + ("?" if ends else "")
+
+
+def finders(words: Iterable[str], *, spaced: bool) -> tuple[re.Pattern[str], ...]:
+    """Expressions that together find all of `words` in one fast pass each.
+
+    Words are grouped by what they begin with, a mark, a space or a letter: the search for one set
+    of first characters is quick where the set is small.
+    """
+    groups: dict[str, list[str]] = {}
+    for word in set(words):
+        lead = word[0]
+        kind = "space" if lead == " " else "letter" if lead.isalnum() else "mark"
+        groups.setdefault(kind, []).append(word)
+    patterns = []
+    for kind, members in sorted(groups.items()):
+        if kind == "letter":
+            patterns.append(trie(members))
+        else:
+            leads = "".join(sorted({word[0] for word in members})).replace(" ", " \\n")
+            patterns.append(f"[{leads}]{trie(word[1:] for word in members)}")
+    return tuple(re.compile(pattern + (r"(?![\w-])" if spaced else "")) for pattern in patterns)
 
 
 def alternatives(words: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.comprehension.clauses import clauses_of
+from data.comprehension.clauses import clauses_of, trimmed
 from data.comprehension.language import QuestionRule, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
@@ -18,36 +18,49 @@ class _Rule:
     forbidden: re.Pattern[str] | None
 
 
+@dataclass(frozen=True)
+class _Questions:
+    starts: re.Pattern[str]  # at the start of a sentence
+    triggers: re.Pattern[str]  # anywhere in one
+    rules: tuple[_Rule, ...]
+
+
 @functools.cache
-def _questions(code: str) -> tuple[re.Pattern[str], tuple[_Rule, ...]]:
+def _questions(code: str) -> _Questions:
     language = load_language(code)
     rules = []
     for rule in language.file.questions:
         pattern = language.compile(rule.pattern)
         assert pattern is not None
         rules.append(_Rule(rule, pattern, language.compile(rule.forbidden)))
-    triggers = "|".join(f"(?:{language.shape(rule.trigger)})" for rule in language.file.questions)
-    return re.compile(triggers or "(?!)"), tuple(rules)
+    starts = [language.shape(rule.starts) for rule in language.file.questions if rule.starts]
+    triggers = [language.shape(rule.trigger) for rule in language.file.questions if rule.trigger]
+    lead = "[ \\n]" if language.file.sentences.spaced else ""
+    return _Questions(
+        re.compile("|".join(f"(?:{start})" for start in starts) or "(?!)"),
+        re.compile(f"{lead}(?:{'|'.join(triggers)})" if triggers else "(?!)"),
+        tuple(rules),
+    )
 
 
 def mine_questions(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
     """A question and its answer for every sentence that a rule fits, by the first that does."""
-    find, rules = _questions(reading.language.code)
+    questions = _questions(reading.language.code)
     clauses = clauses_of(reading.language.code)
-    seen: set[int] = set()
-    for sentence, _ in reading.hits(find):
-        if sentence.index in seen or not reading.is_statement(sentence):
+    text = reading.text
+    worth = {sentence.index for sentence, _ in reading.hits(questions.triggers)}
+    begins = questions.starts.match
+    worth |= {s.index for s in reading.sentences if begins(text, opened.get(s.index, s.start))}
+    for sentence in (reading.sentences[index] for index in sorted(worth)):
+        if not reading.is_statement(sentence):
             continue
-        seen.add(sentence.index)
         start = opened.get(sentence.index, sentence.start)
-        start += len(reading.text[start : sentence.stop]) - len(
-            reading.text[start : sentence.stop].lstrip(" ,\n\t，")
-        )
+        start, _ = trimmed(text, start, sentence.stop)
         quoted = reading.as_sentence(reading.quote(start, sentence.stop))
         body = quoted.rstrip(reading.language.file.sentences.terminators)
-        if clauses.forbidden and clauses.forbidden.search(body):
+        if clauses.is_forbidden(body):
             continue
-        for rule in rules:
+        for rule in questions.rules:
             if (match := rule.pattern.fullmatch(quoted)) and not (
                 rule.forbidden and rule.forbidden.search(quoted)
             ):

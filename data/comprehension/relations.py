@@ -7,11 +7,11 @@ tasks (a "therefore" is an inference and a cause); those share their `pair`.
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import RelationRules, load_language
+from data.comprehension.language import RelationRules, finders, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 
@@ -20,6 +20,7 @@ _SLOTS = {
     "cause": ("cause", "effect"),
     "paraphrase": ("first", "second"),
 }
+_TAIL = 40  # characters before a connective that `not_before` is looked for in
 Span = tuple[int, int]
 
 
@@ -27,6 +28,7 @@ Span = tuple[int, int]
 class _Relation:
     rules: RelationRules
     not_before: re.Pattern[str] | None
+    not_left: re.Pattern[str] | None
     not_after: re.Pattern[str] | None
 
     @property
@@ -56,7 +58,10 @@ def _connectives(code: str) -> _Connectives:
     first: dict[str, tuple[str, _Relation]] = {}
     for rules in language.file.relations.values():
         relation = _Relation(
-            rules, language.compile(rules.not_before), language.compile(rules.not_after)
+            rules,
+            language.compile(rules.not_before),
+            language.compile(rules.not_left),
+            language.compile(rules.not_after),
         )
         for kind in _OPENING:
             first |= {word.lower(): (kind, relation) for word in getattr(rules, kind)}
@@ -73,21 +78,9 @@ def _connectives(code: str) -> _Connectives:
         + ("" if word[-1] in ",，" else boundary)
         for word in sorted(first, key=lambda word: (-len(word), word))
     )
-    # By what they begin with: an expression that begins with one set of characters is found fast.
-    groups: dict[str, list[str]] = {}
-    for word in kinds:
-        groups.setdefault(word[0] if word[0] in " ,;，；" else "", []).append(word)
-    inner = []
-    if marks := [word for lead, words in groups.items() if lead not in ("", " ") for word in words]:
-        lead = "".join(sorted({word[0] for word in marks}))
-        inner.append(f"[{lead}](?:{_trie(word[1:] for word in marks)})")
-    if " " in groups:
-        inner.append(f"[ \\n](?:{_trie(word[1:] for word in groups[' '])})")
-    if "" in groups:
-        inner.append(_trie(groups[""]))
     return _Connectives(
         re.compile(f"(?:{either or '(?!)'})"),
-        tuple(re.compile(pattern + (r"(?![\w-])" if spaced else "")) for pattern in inner),
+        finders(kinds, spaced=spaced),
         kinds,
         first,
     )
@@ -95,23 +88,6 @@ def _connectives(code: str) -> _Connectives:
 
 def _spaces(word: str) -> str:
     return re.escape(word).replace(r"\ ", r"[ \n]+")
-
-
-def _trie(words: Iterable[str]) -> str:
-    """An expression for any of `words`, the longest that fits, that tries each letter once."""
-    branches: dict[str, list[str]] = {}
-    ends = False
-    for word in sorted(set(words)):
-        if word:
-            branches.setdefault(word[0], []).append(word[1:])
-        else:
-            ends = True
-    parts = [(r"[ \n]" if lead == " " else re.escape(lead)) + _trie(rest) for lead, rest in branches.items()]
-    if not parts:
-        return ""
-    if len(parts) == 1 and not ends:
-        return parts[0]
-    return f"(?:{'|'.join(parts)})" + ("?" if ends else "")
 
 
 def mine_relations(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
@@ -212,10 +188,8 @@ class _Miner:
         if kind != "inserted":
             cut = start + self.clauses.cut_left(text[start : match.start()])
             left = self._body(cut, match.start())
-            if self.clauses.hedges and (
-                hedge := self.clauses.hedges.search(text, left[0], left[1])
-            ):
-                left = trimmed(text, left[0], hedge.start())
+            kept = self.clauses.cut_hedge(text[slice(*left)])
+            left = trimmed(text, left[0], left[0] + len(kept))
             phrase = kind in ("phrases", "subjects")
             right = self._cut(self._body(match.end(), sentence.stop), phrase=phrase)
             whole = cut == start or kind != "subjects"
@@ -298,7 +272,9 @@ class _Miner:
     ) -> Iterator[Mined]:
         first, second = self.reading.quote(*left), self.reading.quote(*right)
         clauses = self.clauses
-        if relation.not_before and joint and relation.not_before.search(first):
+        if joint and relation.not_before and relation.not_before.search(first[-_TAIL:]):
+            return
+        if joint and relation.not_left and relation.not_left.search(first):
             return
         if relation.not_after and not head and relation.not_after.search(second):
             return

@@ -13,18 +13,19 @@ import functools
 import re
 from dataclasses import dataclass
 
-from data.comprehension.language import Language, alternatives
+from data.comprehension.language import Language
 
 _LINE = re.compile(r"\S[^\n]*")
 # Sentences inside brackets belong to what is around them if the bracket closes so near.
 _ASIDE = 300
+_LONGEST = 16  # of an abbreviation
 
 
 @dataclass(frozen=True)
 class _Rules:
     ends: re.Pattern[str]  # a terminator, what closes behind it, spaces, before a capital
-    abbreviation: re.Pattern[str]  # at the end of a piece
-    initial: re.Pattern[str]  # a single capital before a stop: an initial, or "vitamin C."
+    abbreviations: frozenset[str]
+    spaced: bool
     item: re.Pattern[str]
     terminated: re.Pattern[str]
 
@@ -37,12 +38,10 @@ def _rules(code: str) -> _Rules:
     rules = language.file.sentences
     marks = re.escape(rules.terminators)
     space = r"\s{1,8}" if rules.spaced else r"\s{0,8}"
-    words = alternatives(rules.abbreviations) or "(?!)"
-    before = r"(?<![^\s(\[])" if rules.spaced else ""
     return _Rules(
         re.compile(f"[{marks}][\"')\\]”’»」』]{{0,3}}{space}(?={language.shape(rules.start)})"),
-        re.compile(f"{before}(?:{words})$"),
-        re.compile(r"(?:^|[\s(\[.])[A-Z]\.$" if rules.spaced else "(?!)"),
+        frozenset(rules.abbreviations),
+        rules.spaced,
         re.compile(language.shape(rules.item)),
         re.compile(f"[{marks}:：][\"')\\]”’»」』]{{0,3}}$"),
     )
@@ -102,7 +101,7 @@ def split_paragraph(
     rules = _rules(language.code)
     block = text[start:stop]
     cuts: set[int] = set()
-    if rules.ends.search(block):
+    if ends := [(match.start() + 1, match.end()) for match in rules.ends.finditer(block)]:
         at = 0
         for piece in sentencex.segment(language.file.sentences.library, block):
             at += len(piece)
@@ -110,17 +109,12 @@ def split_paragraph(
         if at != len(block):  # it has lost a part of the text: its bounds cannot be placed
             cuts.clear()
         seen, depth = 0, 0
-        for match in rules.ends.finditer(block):
-            end, mark = match.end(), match.start() + 1
+        for mark, end in ends:
             depth += block.count("(", seen, end) - block.count(")", seen, end)
             seen = end
             if end in cuts or depth < 0 or (depth and block.find(")", end, end + _ASIDE) < 0):
                 depth = 0  # a bracket that is never closed holds nothing together
-            if (
-                not depth
-                and not rules.abbreviation.search(block, max(0, mark - 16), mark)
-                and not rules.initial.search(block, max(0, mark - 3), mark)
-            ):
+            if not depth and end not in cuts and not _is_short(block, mark, rules):
                 cuts.add(end)
     low = 0
     for cut in [*sorted(cuts), len(block)]:
@@ -131,7 +125,23 @@ def split_paragraph(
             low += 1
         if high <= low:
             continue
-        if cut < len(block) and rules.abbreviation.search(block, max(low, high - 16), high):
+        if cut < len(block) and _word_before(block, high) in rules.abbreviations:
             continue  # "et al. (2010)": joined with what follows
         spans.append((start + low, start + high))
         low = cut
+
+
+def _word_before(block: str, stop: int) -> str:
+    """The word that ends at `stop`, its own stop included; nothing where it is a long one."""
+    start = max(block.rfind(" ", stop - _LONGEST, stop), block.rfind("(", stop - _LONGEST, stop))
+    if start < 0:
+        return block[:stop] if stop <= _LONGEST else ""
+    return block[start + 1 : stop]
+
+
+def _is_short(block: str, stop: int, rules: _Rules) -> bool:
+    """Whether the stop belongs to an abbreviation or an initial, or to "vitamin C."."""
+    if not rules.spaced:
+        return False
+    word = _word_before(block, stop)
+    return word in rules.abbreviations or (len(word) == 2 and word[0].isupper())

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import Language, StatementRule, load_language
+from data.comprehension.language import Language, StatementRule, finders, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
+
+_SPACE = re.compile(r"\s")
+_LONGEST = 240  # characters of a left side
 
 
 @dataclass(frozen=True)
@@ -26,24 +29,23 @@ class _Rule:
 
 
 @functools.cache
-def _statements(code: str) -> tuple[re.Pattern[str], tuple[_Rule, ...]]:
-    """An expression that finds the verbs of all rules, in one pass, and the rules."""
+def _statements(
+    code: str,
+) -> tuple[tuple[re.Pattern[str], ...], dict[str, list[tuple[str, _Rule]]]]:
+    """Expressions that find the verbs of all rules; a verb to its spelling and its rules."""
     language = load_language(code)
     file = language.file
-    rules: list[_Rule] = []
-    verbs: list[str] = []
+    space = " " if file.sentences.spaced else ""
+    found: dict[str, list[tuple[str, _Rule]]] = {}
     for family, statements in (("definition", file.definitions), ("topic", file.topics)):
-        for rule in statements:
-            verbs += [f"(?P<r{len(rules)}>{_verbs(rule, language)})"]
-            rules.append(_compiled(family, rule, language))
-    # Longer verbs first: a rule that comes earlier has its verbs tried first.
-    before, after = ("[ \\n’']", "[ \\n]") if file.sentences.spaced else ("", "")
-    lead = f"(?={before})(?:[ \\n]|(?=[’']))" if before else ""
-    return re.compile(f"{lead}(?:{'|'.join(verbs)}){after}"), tuple(rules)
-
-
-def _verbs(rule: StatementRule, language: Language) -> str:
-    return "|".join(f"(?:{language.shape(verb)})" for verb in rule.verbs)
+        for statement in statements:
+            rule = _compiled(family, statement, language)
+            for verb in statement.verbs:
+                lead = "" if verb[0] in "'’" else space
+                for start in statement.before or ("",):
+                    whole = f"{lead}{verb}{space if start else ''}{start}"
+                    found.setdefault(whole, []).append((verb, rule))
+    return finders(found, spaced=file.sentences.spaced), found
 
 
 def _compiled(family: str, rule: StatementRule, language: Language) -> _Rule:
@@ -61,17 +63,21 @@ def _compiled(family: str, rule: StatementRule, language: Language) -> _Rule:
 
 def mine_statements(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
     """Definitions, the questions that they answer, and topics."""
-    code = reading.language.code
-    find, rules = _statements(code)
-    clauses = clauses_of(code)
+    patterns, verbs = _statements(reading.language.code)
+    clauses = clauses_of(reading.language.code)
     done: set[int] = set()
-    for sentence, match in reading.hits(find):
+    hits = [hit for pattern in patterns for hit in reading.hits(pattern)]
+    hits.sort(key=lambda hit: hit[1].start())
+    for sentence, match in hits:
         start = opened.get(sentence.index, sentence.start)
         # The first verb of a sentence alone: what stands before it is the term.
         if sentence.index in done or match.start() <= start or not reading.is_statement(sentence):
             continue
         done.add(sentence.index)
-        yield from _mine(reading, clauses, sentence, match, start, rules)
+        for verb, rule in verbs.get(_SPACE.sub(" ", match[0]), ()):
+            if tasks := list(_mine(reading, clauses, sentence, match, start, verb, rule)):
+                yield from tasks
+                break
 
 
 def _mine(
@@ -80,36 +86,41 @@ def _mine(
     sentence: Sentence,
     match: re.Match[str],
     start: int,
-    rules: tuple[_Rule, ...],
+    verb: str,
+    rule: _Rule,
 ) -> Iterator[Mined]:
     text = reading.text
-    verb_start, verb_stop = match.span(match.lastgroup or 0)
     marks = reading.language.file.sentences.terminators
     left = trimmed(text, start, match.start())
-    right = trimmed(text, match.end(), sentence.stop, marks)
+    if left[1] - left[0] > _LONGEST or not (named := rule.left.fullmatch(reading.quote(*left))):
+        return
+    lead = reading.language.file.sentences.spaced and verb[0] not in "'’"
+    right = trimmed(text, match.start() + lead + len(verb), sentence.stop, marks)
     right = right[0], right[0] + len(clauses.cut_right(text[slice(*right)]))
     right = trimmed(text, *right, marks)
-    first, second = reading.quote(*left), reading.quote(*right)
-    verb = reading.quote(verb_start, verb_stop)
-    for number, rule in enumerate(rules):
-        if match[f"r{number}"] is None:
-            continue
-        named, told = rule.left.fullmatch(first), rule.right.fullmatch(second)
-        if (
-            named is None
-            or told is None
-            or (rule.not_left and rule.not_left.search(named["term"]))
-            or (rule.family == "definition" and clauses.names_action(named["term"]))
-            or (rule.not_right and rule.not_right.search(told["rest"]))
-            or clauses.not_last.search(told["rest"])
-            or (clauses.forbidden and clauses.forbidden.search(second))
-        ):
-            return
-        spans = (_within(reading, left, named), _within(reading, right, told))
-        groups = {name: value or "" for name, value in named.groupdict().items()}
-        groups["term"] = _common(named["term"], reading.text)
-        article = groups.get("article", "").lower()
-        yield from _tasks(reading, rule, groups | {"article": article}, verb, told["rest"], spans)
+    told = rule.right.fullmatch(reading.quote(*right))
+    if (
+        told is None
+        or (rule.not_left and rule.not_left.search(named["term"]))
+        or (rule.family == "definition" and clauses.names_action(named["term"]))
+        or (rule.not_right and rule.not_right.search(told["rest"]))
+        or clauses.breaks_off(told["rest"])
+        or clauses.is_forbidden(told.string)
+    ):
+        return
+    spans = (_within(left, named, "term"), _within(right, told, "rest"))
+    groups = {name: value or "" for name, value in named.groupdict().items()}
+    groups["term"] = _common(named["term"], text)
+    groups["article"] = groups.get("article", "").lower()
+    yield from _tasks(reading, rule, groups, verb, told["rest"], spans)
+
+
+def _within(whole: tuple[int, int], match: re.Match[str], group: str) -> tuple[int, int]:
+    """The span in the text of a group that a match has in the quoted `whole`."""
+    if whole[1] - whole[0] != len(match.string):  # quoted with its line breaks taken out
+        return whole
+    start, stop = match.span(group)
+    return whole[0] + start, whole[0] + stop
 
 
 def _common(term: str, text: str) -> str:
@@ -118,17 +129,6 @@ def _common(term: str, text: str) -> str:
     if first[1:].islower() and first[:1].isupper() and f" {first.lower()} " in text:
         return term[0].lower() + term[1:]
     return term
-
-
-def _within(
-    reading: Reading, whole: tuple[int, int], match: re.Match[str]
-) -> tuple[int, int]:
-    """The span in the text of the group that a match has in the quoted `whole`."""
-    group = "term" if "term" in match.re.groupindex else "rest"
-    start, stop = match.span(group)
-    if whole[1] - whole[0] == len(match.string):  # quoted as it stands
-        return whole[0] + start, whole[0] + stop
-    return whole
 
 
 def _tasks(
