@@ -6,50 +6,26 @@ in every recipe of the same fraction.
 
 * Where a corpus names `fields.group`, its value is the group.
 * Otherwise a document is grouped with its near duplicates in all corpora: documents that share a
-  whole normalised text or a long turn (lower case, punctuation and spacing folded), or whose word
-  3-grams are alike (MinHash, 8 bands of 8; a candidate is joined when at least 70 % of its 64
-  minima agree with the first document of its bucket). A pair at Jaccard 0.9 is found 99 times in
-  100, at 0.8 77 times. The smallest document id of a cluster names the group. A cluster that
-  reaches into a corpus with groups goes where those groups went, and is held out if any of them is.
+  whole text or a long turn (lower case, punctuation and spacing folded), or whose word 3-grams are
+  alike. The signatures are those by which copies are removed (`clean/signature.py`); a candidate is
+  joined when at least 70 % of its 128 minima agree with the first document of its bucket. The
+  smallest document id of a cluster names the group. A cluster that reaches into a corpus with
+  groups goes where those groups went, and is held out if any of them is.
 """
 
-import os
-import re
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 
+from data.clean.record import HELD_OUT, SPLIT, TRAINED_ON
+from data.clean.signature import agreement, band_keys, band_rows
 from data.document import Document
 
-NUM_BANDS = 8
-BAND_ROWS = 8
-NUM_MINIMA = NUM_BANDS * BAND_ROWS
 SAME = 0.7
-# Shorter turns ("Thank you!", an instruction) are shared by documents that have nothing else in
-# common.
-LONG_TURN_WORDS = 32
 MAX_ROUNDS = 8
-
-# What a signature says of its document's own group.
-_NO_GROUP, _TRAINED_ON, _HELD_OUT = 0, 1, 2
-
-# Words; a Chinese, Japanese or Korean character is one.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
-
-_SIGNATURE = np.dtype(
-    [
-        ("id", "S24"),
-        ("group", "u1"),
-        ("whole", "<u8"),
-        ("bands", "<u8", (NUM_BANDS,)),
-        ("minima", "<u2", (NUM_MINIMA,)),
-    ]
-)
+_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -71,8 +47,12 @@ class Split:
         group = document.meta.get("group")
         if group is not None:
             return is_held_out(str(group), self.fraction)
-        side = self.clusters.get(document.id)
-        return is_held_out(f"id:{document.id}", self.fraction) if side is None else side
+        return self.is_id_held_out(document.id)
+
+    def is_id_held_out(self, document_id: str) -> bool:
+        """Whether the document of an id is kept from training, if it has no group."""
+        side = self.clusters.get(document_id)
+        return is_held_out(f"id:{document_id}", self.fraction) if side is None else side
 
 
 def is_held_out(group: str, fraction: float) -> bool:
@@ -81,107 +61,56 @@ def is_held_out(group: str, fraction: float) -> bool:
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text, lower case; spacing and punctuation are gone."""
-    return _WORD.findall(text.lower())
+def decide(heads: np.ndarray, fraction: float) -> Split:
+    """Joins near duplicates over all corpora and decides every cluster.
 
+    Memory is about 50 bytes a document, and a dictionary of the documents that have a near
+    duplicate.
 
-def signatures(document: Document, fraction: float) -> np.ndarray:
-    """What near duplicates are found by: a record of the document, or one of each long turn."""
-    texts = [words_of(turn.text) for turn in document.turns if turn.role != "system"]
-    long_turns = [words for words in texts if len(words) >= LONG_TURN_WORDS]
-    parts = long_turns or [[word for words in texts for word in words]]
-    group = document.meta.get("group")
-    records = np.zeros(len(parts), _SIGNATURE)
-    records["id"] = document.id.encode()
-    if group is not None:
-        records["group"] = _HELD_OUT if is_held_out(str(group), fraction) else _TRAINED_ON
-    for record, words in zip(records, parts, strict=True):
-        minima = _minima(words)
-        record["whole"] = int.from_bytes(
-            blake2b(" ".join(words).encode(), digest_size=8).digest(), "little"
-        )
-        bands = minima.reshape(NUM_BANDS, BAND_ROWS).astype(np.uint64)
-        mixed = np.zeros(NUM_BANDS, np.uint64)
-        for row in bands.T:
-            mixed = (mixed ^ row) * np.uint64(0x9E3779B97F4A7C15)
-            mixed ^= mixed >> np.uint64(29)
-        record["bands"] = mixed
-        record["minima"] = minima.astype(np.uint16)
-    return records
-
-
-class SignatureFile:
-    """Signatures of the documents that one reader has seen, appended to a local file."""
-
-    def __init__(self, path: str | os.PathLike):
-        self._file = open(path, "wb")  # noqa: SIM115  (closed by close)
-        self._records: list[np.ndarray] = []
-
-    def add(self, document: Document, fraction: float) -> None:
-        """Appends the signatures of one document."""
-        self._records.append(signatures(document, fraction))
-        if len(self._records) >= 4096:
-            self._flush()
-
-    def close(self) -> None:
-        """Completes the file."""
-        self._flush()
-        self._file.close()
-
-    def _flush(self) -> None:
-        if self._records:
-            self._file.write(np.concatenate(self._records).tobytes())
-            self._records = []
-
-
-def decide(paths: Iterable[str | os.PathLike], fraction: float) -> Split:
-    """Joins near duplicates over all signature files and decides every cluster.
-
-    Signatures stay on disk, beside the first file; memory is about 50 bytes a document, and a
-    dictionary of the documents that have a near duplicate.
+    Args:
+        heads: the sorted heads of a survey (`clean.record.Table`); those not for the split are
+            passed over.
+        fraction: share of groups held out.
     """
-    paths = [path for path in sorted(map(Path, paths)) if path.stat().st_size]
-    if not fraction or not paths:
+    rows = np.flatnonzero(np.ascontiguousarray(heads["flags"]) & SPLIT)
+    if not fraction or not len(rows):
         return Split(fraction)
-    table = _sorted_table(paths)
     joined = _Joined()
-    for column, verify in [(table["id"], False), (table["whole"], False)] + [
-        (table["bands"][:, band], True) for band in range(NUM_BANDS)
-    ]:
-        for a, b in _pairs(np.ascontiguousarray(column), table["minima"] if verify else None):
+    for name in ("id", "whole"):
+        for a, b in _pairs(np.ascontiguousarray(heads[name][rows]), None):
             joined.join(a, b)
-    return Split(fraction, _decide_clusters(table, joined, fraction))
+    for keys in _bands(heads, rows):
+        for a, b in _pairs(keys, lambda places: heads["minima"][rows[places]]):
+            joined.join(a, b)
+    return Split(fraction, _decide_clusters(heads, rows, joined, fraction))
 
 
-def _sorted_table(paths: list[Path]) -> np.ndarray:
-    """All signatures by id and content: which file a document came from does not matter."""
-    parts = [np.memmap(path, _SIGNATURE, "r") for path in paths]
-    ids = np.concatenate([part["id"] for part in parts])
-    order = np.lexsort((np.concatenate([part["whole"] for part in parts]), ids))
-    starts = np.cumsum([0, *map(len, parts)])
-    path = paths[0].with_name("signatures.sorted")
-    table = np.memmap(path, _SIGNATURE, "w+", shape=(len(order),))
-    for at in range(0, len(order), 1 << 16):
-        rows = order[at : at + (1 << 16)]
-        which = np.searchsorted(starts, rows, "right") - 1
-        for k in np.unique(which):
-            mine = which == k
-            table[at : at + len(rows)][mine] = parts[k][rows[mine] - starts[k]]
-    return table
+def _bands(heads: np.ndarray, rows: np.ndarray) -> Iterable[np.ndarray]:
+    """The keys of one band after the other."""
+    size = band_rows(SAME)
+    bands = band_keys(heads["minima"][rows[:1]], size).shape[1]
+    for band in range(bands):
+        keys = np.empty(len(rows), np.uint64)
+        part = slice(band * size, (band + 1) * size)
+        for at in range(0, len(rows), _ROWS):
+            minima = heads["minima"][rows[at : at + _ROWS], part]
+            keys[at : at + _ROWS] = band_keys(minima, size)[:, 0]
+        yield keys
 
 
-def _decide_clusters(table: np.ndarray, joined: "_Joined", fraction: float) -> dict[str, bool]:
+def _decide_clusters(
+    heads: np.ndarray, rows: np.ndarray, joined: "_Joined", fraction: float
+) -> dict[str, bool]:
     members: dict[int, list[int]] = {}
     for i in joined.members():
         members.setdefault(joined.root(i), []).append(i)
     sides: dict[str, bool] = {}
     for cluster in members.values():
-        groups = {int(group) for group in table["group"][cluster]}
-        ids = sorted({bytes(id_).decode() for id_ in table["id"][cluster]})
-        if _HELD_OUT in groups:
+        groups = {int(group) for group in heads["group"][rows[cluster]]}
+        ids = sorted({bytes(id_).decode() for id_ in heads["id"][rows[cluster]]})
+        if HELD_OUT in groups:
             held = True
-        elif _TRAINED_ON in groups:
+        elif TRAINED_ON in groups:
             held = False
         else:
             held = is_held_out(f"id:{ids[0]}", fraction)
@@ -190,7 +119,9 @@ def _decide_clusters(table: np.ndarray, joined: "_Joined", fraction: float) -> d
     return sides
 
 
-def _pairs(keys: np.ndarray, minima: np.ndarray | None) -> Iterable[tuple[int, int]]:
+def _pairs(
+    keys: np.ndarray, minima: Callable[[np.ndarray], np.ndarray] | None
+) -> Iterable[tuple[int, int]]:
     """Pairs (first of a bucket, another that is like it), in rounds, for buckets of equal keys."""
     order = np.argsort(keys, kind="stable")
     for _ in range(MAX_ROUNDS):
@@ -205,9 +136,9 @@ def _pairs(keys: np.ndarray, minima: np.ndarray | None) -> Iterable[tuple[int, i
             yield from zip(a.tolist(), b.tolist(), strict=True)
             return
         alike = np.zeros(len(a), np.bool_)
-        for start in range(0, len(a), 1 << 16):
-            part = slice(start, start + (1 << 16))
-            alike[part] = (minima[a[part]] == minima[b[part]]).mean(axis=1) >= SAME
+        for start in range(0, len(a), 1 << 14):
+            part = slice(start, start + (1 << 14))
+            alike[part] = agreement(minima(a[part]), minima(b[part])) >= SAME
         yield from zip(a[alike].tolist(), b[alike].tolist(), strict=True)
         order = b[~alike]  # those unlike their first are compared among themselves
 
@@ -231,32 +162,3 @@ class _Joined:
 
     def members(self) -> list[int]:
         return sorted(self._parent)
-
-
-def _minima(words: list[str]) -> np.ndarray:
-    """uint32[NUM_MINIMA]: the smallest value of each of 64 hash functions over the word 3-grams."""
-    hashes = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint32, len(words))
-    if len(hashes) > 2:
-        grams = (hashes[:-2] * np.uint32(0x9E3779B1) ^ hashes[1:-1]) * np.uint32(
-            0x85EBCA77
-        ) ^ hashes[2:]
-    else:
-        grams = np.array([np.bitwise_xor.reduce(hashes)], np.uint32)
-    grams = _mix(grams)
-    minima = np.full(NUM_MINIMA, 0xFFFFFFFF, np.uint32)
-    for start in range(0, len(grams), 2048):  # in the cache, whatever the length of the document
-        part = grams[start : start + 2048]
-        np.minimum(minima, (part * _FACTORS[:, None] ^ _OFFSETS[:, None]).min(axis=1), out=minima)
-    return minima
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    values = values ^ (values >> np.uint32(16))
-    values = values * np.uint32(0x85EBCA6B)
-    values = values ^ (values >> np.uint32(13))
-    values = values * np.uint32(0xC2B2AE35)
-    return values ^ (values >> np.uint32(16))
-
-
-_FACTORS = _mix(np.arange(1, NUM_MINIMA + 1, dtype=np.uint32)) | np.uint32(1)
-_OFFSETS = _mix(np.arange(1001, NUM_MINIMA + 1001, dtype=np.uint32))

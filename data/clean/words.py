@@ -1,0 +1,105 @@
+"""Texts as words, with case, spacing and punctuation folded: how copies are told from each other.
+
+Near duplicates, the held-out split and decontamination all compare texts as sequences of these
+words, so a copy that was re-cased, re-wrapped or split over lines is the same text. A Chinese,
+Japanese or Korean character is a word. Signs that calculate or name a currency are words too:
+"3 + 4" is not "3 - 4".
+"""
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+# Words of one shingle: what near duplicates have in common is counted in runs of so many words.
+SHINGLE = 3
+# A longer text is folded piece by piece, so that memory stays small whatever comes.
+BLOCK = 1 << 20
+
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f"
+# A hyphen, an asterisk, a slash are signs only before a number and not after a letter: "2 - 1",
+# "-4 degrees"; not "covid-19".
+_ASCII = re.compile(r"[0-9a-z_]+|[+=<>^%$]|[-*/](?=\s*\d)(?<![a-z_].)")
+_WORD = re.compile(f"[^\\W{CJK}]+|[{CJK}]|[+=<>^%$€£¥×÷±≤≥≠√∑∫−]" + r"|[-*/](?=\s*\d)(?<![^\W\d].)")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+
+_A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower case; spacing and punctuation are gone."""
+    if text.isascii():
+        return _ASCII.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower())
+
+
+def word_hashes(text: str) -> np.ndarray:
+    """uint32[number of words]: the words of a text, each as a hash."""
+    parts = []
+    for block in _blocks(text):
+        words = words_of(block)
+        parts.append(np.fromiter(map(zlib.crc32, map(str.encode, words)), np.uint32, len(words)))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.zeros(0, np.uint32)])
+
+
+def ngrams(hashes: np.ndarray, length: int) -> np.ndarray:
+    """uint64[max(number of words - length + 1, 0)]: a hash of every run of `length` words."""
+    if len(hashes) < length:
+        return np.zeros(0, np.uint64)
+    # A polynomial in the words' hashes, put together from runs of 1, 2, 4, ... words.
+    power, runs, factor = 1, mix(hashes.astype(np.uint64)), _A
+    total, done = None, 0
+    while done < length:
+        if length & power:
+            last = len(hashes) - length + 1
+            part = runs[done : done + last]
+            total = part if total is None else total * factor + part
+            done += power
+        if done < length:
+            runs = runs[:-power] * factor + runs[power:]
+            with np.errstate(over="ignore"):
+                factor = factor * factor
+            power *= 2
+    assert total is not None
+    return mix(total)
+
+
+def shingles(hashes: np.ndarray) -> np.ndarray:
+    """uint64: a hash of every word 3-gram, in order; of the whole where there are fewer words."""
+    return ngrams(hashes, min(SHINGLE, max(len(hashes), 1)))
+
+
+def shingle_set(hashes: np.ndarray) -> np.ndarray:
+    """uint64, sorted: the word 3-grams of a text, each once."""
+    return np.unique(shingles(hashes))
+
+
+def jaccard_of(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of two sets, sorted and without repeats, that is in both of them."""
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    union = len(a) + len(b) - common
+    return common / union if union else 1.0
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of word 3-grams that two texts (as word hashes) have in common, exactly."""
+    return jaccard_of(shingle_set(a), shingle_set(b))
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Spreads uint64 values over all bits, one to one."""
+    values = (values ^ (values >> np.uint64(33))) * _B
+    values = (values ^ (values >> np.uint64(29))) * _A
+    return values ^ (values >> np.uint64(32))
+
+
+def _blocks(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > BLOCK:
+        stop = text.rfind(" ", start, start + BLOCK) + 1
+        stop = stop if stop > start else start + BLOCK
+        yield text[start:stop]
+        start = stop
+    yield text[start:]
