@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from data.comprehension.clauses import clauses_of
 from data.comprehension.language import load_language
@@ -31,7 +31,6 @@ def mine_keywords(reading: Reading, vocabulary: Vocabulary, opened: dict[int, in
     rules, clauses = language.file.keywords, clauses_of(language.code)
     find = _spaced if language.file.sentences.spaced else _unspaced
     low, high = rules.sentence_chars
-    unfit = language.compile(rules.not_sentence)
     found: dict[int, list[tuple[str, int]]] = {}
     sentences, at, last = reading.sentences, 0, len(reading.sentences)
     for word, start in find(text, vocabulary, language.code):
@@ -47,12 +46,12 @@ def mine_keywords(reading: Reading, vocabulary: Vocabulary, opened: dict[int, in
         sentence = sentences[index]
         if not low <= sentence.stop - sentence.start <= high or not reading.is_statement(sentence):
             continue
-        chosen = _choose(hits, vocabulary, rules.max_keywords)
+        chosen = _choose(hits, vocabulary.words, rules.max_keywords)
         if len(chosen) < rules.min_keywords:
             continue
         start = opened.get(index, sentence.start)
         body = reading.quote(*_inner(text, start, sentence))
-        if unfit and unfit.search(body):
+        if any(mark in body for mark in rules.not_sentence):
             continue
         if index == 0 and clauses.points_back(body):
             continue
@@ -75,21 +74,26 @@ def _inner(text: str, start: int, sentence: Sentence) -> tuple[int, int]:
 
 
 def _choose(
-    hits: list[tuple[str, int]], vocabulary: Vocabulary, most: int
+    hits: list[tuple[str, int]], ranks: Mapping[str, int], most: int
 ) -> list[tuple[str, int]]:
     """The keywords furthest from general text, one of each stem, in text order."""
-    best: dict[str, tuple[str, int]] = {}
+    best: dict[str, tuple[int, int, int, str]] = {}
     for word, start in hits:
-        best.setdefault(word[: max(5, len(word) - 3)], (word, start))
-    ranked = sorted(best.values(), key=lambda hit: (-vocabulary.words[hit[0]], -len(hit[0]), hit[1]))
-    return sorted(ranked[:most], key=lambda hit: hit[1])
+        stem = word[: max(5, len(word) - 3)]
+        if stem not in best:
+            best[stem] = (-ranks[word], -len(word), start, word)
+    chosen = sorted(best.values())[:most]
+    return sorted([(word, start) for _, _, start, word in chosen], key=_place)
+
+
+def _place(hit: tuple[str, int]) -> int:
+    return hit[1]
 
 
 def _spaced(text: str, vocabulary: Vocabulary, code: str) -> Iterator[tuple[str, int]]:
-    words, size = vocabulary.words, len(text)
+    forms, size = vocabulary.forms, len(text)
     for match in _words(code).finditer(text):
-        word = match[0].lower()
-        if word in words:
+        if (word := forms.get(match[0])) is not None:
             start, stop = match.span()
             # A part of a compound ("non-Hodgkin", "IL2receptor") is no word.
             if (not start or text[start - 1] not in _JOINED) and (

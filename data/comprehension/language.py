@@ -128,7 +128,7 @@ class KeywordRules(Config):
     )
     starts: tuple[str, ...] = Field((), description="prefixes that do not make a term of a word")
     forbidden: str | None = Field(None, description="expression: shapes that are no terms")
-    not_sentence: str | None = Field(None, description="expression: found in no sentence of theirs")
+    not_sentence: tuple[str, ...] = Field((), description="found in no sentence of theirs")
     general: tuple[str, ...] = Field((), description="words that are in no domain's vocabulary")
 
 

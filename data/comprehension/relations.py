@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import RelationRules, finders, load_language
+from data.comprehension.language import RelationRules, finders, load_language, trie
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 
@@ -64,7 +64,8 @@ def _connectives(code: str) -> _Connectives:
             language.compile(rules.not_after),
         )
         for kind in _OPENING:
-            first |= {word.lower(): (kind, relation) for word in getattr(rules, kind)}
+            words = getattr(rules, kind)
+            first |= {word[0].lower() + word[1:]: (kind, relation) for word in words}
         for kind in _INNER:
             kinds |= {word: (kind, relation) for word in getattr(rules, kind)}
         comma = language.file.clauses.comma
@@ -72,22 +73,15 @@ def _connectives(code: str) -> _Connectives:
         for word in rules.inserted:
             kinds.setdefault(f"{comma}{space}{word}{comma}", ("inserted", relation))
     spaced = language.file.sentences.spaced
+    # Either case of the first letter; the longest that fits, which may end with a comma.
+    opening = trie({form for word in first for form in (word, word[0].upper() + word[1:])})
     boundary = r"(?![\w-])" if spaced else ""
-    either = "|".join(
-        f"[{re.escape(word[0].upper() + word[0])}]{_spaces(word[1:])}"
-        + ("" if word[-1] in ",，" else boundary)
-        for word in sorted(first, key=lambda word: (-len(word), word))
-    )
     return _Connectives(
-        re.compile(f"(?:{either or '(?!)'})"),
+        re.compile(f"(?:{opening or '(?!)'}){boundary}"),
         finders(kinds, spaced=spaced),
         kinds,
         first,
     )
-
-
-def _spaces(word: str) -> str:
-    return re.escape(word).replace(r"\ ", r"[ \n]+")
 
 
 def mine_relations(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
@@ -101,7 +95,8 @@ def mine_relations(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
     openings = connectives.openings
     for sentence in reading.sentences:
         if match := openings.match(text, sentence.start, sentence.stop):
-            kind, relation = connectives.first[_plain(match[0]).lower()]
+            word = _plain(match[0])
+            kind, relation = connectives.first[word[0].lower() + word[1:]]
             if kind == "openings":
                 opened[sentence.index] = match.end()
             if reading.is_statement(sentence):
@@ -117,7 +112,7 @@ def mine_relations(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
 
 
 def _plain(connective: str) -> str:
-    return re.sub(r"\s+", " ", connective)
+    return connective.replace("\n", " ")
 
 
 class _Miner:

@@ -47,6 +47,15 @@ class Vocabulary:
     fingerprint: str
 
     @functools.cached_property
+    def forms(self) -> dict[str, str]:
+        """A keyword as it may stand in a text (asthma, Asthma, ASTHMA) to itself."""
+        forms: dict[str, str] = {}
+        for word in self.words:
+            for form in (word, word[0].upper() + word[1:], word.upper()):
+                forms[form] = word
+        return forms
+
+    @functools.cached_property
     def lengths(self) -> dict[str, tuple[int, ...]]:
         """The first two characters of keywords to the lengths of those, the longest first."""
         lengths: dict[str, set[int]] = {}
