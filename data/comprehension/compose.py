@@ -91,15 +91,11 @@ def ask(
         if not _suits(template, task, templates):
             others = [item for item in templates.tasks[group] if _suits(item, task, templates)]
             template = _pick(others, id, f"other template {group}")
+        question = templates.render(template.question, slots)
+        answer = templates.render(template.answer(task.label), slots)
+        join = "\n" if "\n" in answer else _join(template, templates)
         families.setdefault(task.family, []).append(
-            Task(
-                task.family,
-                task.label,
-                templates.render(template.question, slots),
-                templates.render(template.answer(task.label), slots),
-                task.spans,
-                _join(template, templates),
-            )
+            Task(task.family, task.label, question, answer, task.spans, join)
         )
     order = list(families)
     if len(order) > 1:
@@ -226,7 +222,7 @@ def _layout(passage: Passage, config: ComprehensionConfig, *, some_task: bool) -
         number -= weight
         if number < 0:
             return layout
-    return max(weights, key=lambda layout: weights[layout])
+    return "neither"
 
 
 def _frame(layout: str, passage: Passage, tasks: Sequence[Task], templates: Templates) -> Frame:
@@ -423,10 +419,17 @@ class _Chat:
 def _stripped(text: str, span: Span) -> tuple[str, int]:
     """The piece without blank lines and spaces around it, and where it begins.
 
-    Chat templates would strip it; the indentation of its first line is kept from them by nobody.
+    A line keeps its indentation, as far as the chat template does.
     """
-    piece = text[span[0] : span[1]]
-    return piece.strip(), span[1] - len(piece.lstrip())
+    start, stop = span
+    begin = start
+    while begin < stop and text[begin].isspace():
+        begin += 1
+    line = text.rfind("\n", 0, begin) + 1
+    begin = line if line >= start else begin
+    while stop > begin and text[stop - 1].isspace():
+        stop -= 1
+    return text[begin:stop], begin
 
 
 def _record(

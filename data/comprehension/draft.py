@@ -130,7 +130,9 @@ class Drafter:
                 f"{source.document.source}, which would be divided into parts of {limit} "
                 "characters; take a longer seq_len"
             )
-        pieces = [p for part in parts for p in by_length(source.text, part, limit, source.sentences)]
+        pieces = [
+            p for part in parts for p in by_length(source.text, part, limit, source.sentences)
+        ]
         return self._numbered(source, pieces, ratio)
 
     def shorter(self, source: Source, draft: Draft, over: float) -> Draft:
@@ -165,9 +167,7 @@ class Drafter:
         slices = [piece for piece in slices if piece]
         return self._count(slices) / sum(map(len, slices))
 
-    def _numbered(
-        self, source: Source, parts: Sequence[Part], ratio: float | None
-    ) -> list[Draft]:
+    def _numbered(self, source: Source, parts: Sequence[Part], ratio: float | None) -> list[Draft]:
         """A draft of every part that there is something to ask about, or of all parts if several."""
         drafts = []
         for n, part in enumerate(parts):
@@ -191,9 +191,7 @@ class Drafter:
         reading = read(text, source.language)
         sentences = [(item.start, item.stop) for item in reading.sentences if item.start >= body]
         mined = [
-            task
-            for task in mine_reading(reading, source.vocabulary)
-            if task.spans[0][0] >= body
+            task for task in mine_reading(reading, source.vocabulary) if task.spans[0][0] >= body
         ]
         chosen, left_out = select(mined, id, self._config, text, sentences)
         tasks = ask(chosen, id, text, source.templates, self._config)

@@ -71,9 +71,7 @@ def unrelated(
 
     Elsewhere means neither in nor next to a sentence of any pair that the premise is part of.
     """
-    sources = {
-        task.pair: task for task in reversed(mined) if task.family in ("nli", "paraphrase")
-    }
+    sources = {task.pair: task for task in reversed(mined) if task.family in ("nli", "paraphrase")}
     found: list[Mined] = []
     for pair, task in sorted(sources.items(), key=lambda item: item[1].spans):
         random = draw(id, f"negatives {pair}")

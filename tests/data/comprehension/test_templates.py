@@ -102,7 +102,16 @@ def rendered(language, domain):
     templates = load_templates(language, domain)
     slots = SLOTS[language]
     labels = ("entail", "contradict", "neutral")
-    names = ("premise", "hypothesis", "cause", "effect", "first", "second", "sentence", "definition")
+    names = (
+        "premise",
+        "hypothesis",
+        "cause",
+        "effect",
+        "first",
+        "second",
+        "sentence",
+        "definition",
+    )
     slots = {**dict.fromkeys((*names, "answer"), SENTENCE[language]), **slots}
     for group, items in templates.tasks.items():
         for item in items:
@@ -236,7 +245,10 @@ def source(language="en", **changes):
     "changes, says",
     [
         ({"topic": [{"answer": "{topic}", "templates": ["What of {premise}?"]}]}, "{premise}"),
-        ({"topic": [{"answer": "{topic}", "templates": ["What of {topic:loud}?"]}]}, "{topic:loud}"),
+        (
+            {"topic": [{"answer": "{topic}", "templates": ["What of {topic:loud}?"]}]},
+            "{topic:loud}",
+        ),
         ({"topic": [{"answer": "{topic}", "templates": ["What of {topic?"]}]}, "topic"),
         ({"topic": [{"answer": "{topic}", "templates": ["{options}"]}]}, "{options}"),
         ({"topic": [{"answer": "x", "template": ["What?"]}]}, "template"),
