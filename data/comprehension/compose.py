@@ -6,17 +6,16 @@ text itself is never changed: `Composed.read` says where each piece of it went, 
 included.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from data.comprehension.config import ComprehensionConfig
 from data.comprehension.mined import Mined
+from data.comprehension.page import ChatPage, Span, Task, TextPage
 from data.comprehension.select import classifies
 from data.comprehension.templates import Frame, Template, Templates
 from data.document import Turn, draw, uniform
-
-Span = tuple[int, int]
 
 # The text of a section is given back as an answer only when it is short.
 MAX_SECTION_ANSWER = 600
@@ -41,18 +40,6 @@ class Passage:
     title: str | None = None
     body: int = 0
     sentences: Sequence[Span] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """A question with its answer, and what `meta.tasks` says of it."""
-
-    family: str
-    label: str
-    question: str
-    answer: str
-    spans: tuple[Span, ...]
-    join: str
 
 
 @dataclass
@@ -115,43 +102,53 @@ def compose(
     `system` is the system prompt of a conversation.
     """
     layout = _layout(passage, config, some_task=bool(tasks))
-    page: _Text | _Chat = _Text()
+    page: TextPage | ChatPage = TextPage()
     if config.form == "chat":
-        page = _Chat([Turn("system", system)] if system else [])
+        page = ChatPage((Turn("system", system),) if system else ())
     frame = _frame(layout, passage, tasks, templates)
-    title = passage.title or ""
-    whole = (0 if layout in ("neither", "completion") else passage.body, len(passage.text))
-    mined = _Block(templates, passage, tasks, config)
+    text, title = passage.text, passage.title or ""
+    whole = (0 if layout in ("neither", "completion") else passage.body, len(text))
 
-    if layout == "title" and "title" in {p[0] for p in frame.ask if not isinstance(p, str)}:
-        question = templates.render(frame.ask, {"title": title})
-        page.exchange("title", "title", question, "\n", passage.text, whole, (whole,))
-        mined.put(page)
+    def mined() -> None:
+        if tasks and config.intro and config.form == "text":
+            page.say(_pick(templates.intros, passage.id, "intro"))
+        for task in tasks:
+            page.exchange(task)
+
+    def asked_title(question: str) -> None:
+        line = ((0, len(text[: passage.body].rstrip())),) if passage.body else ()
+        if frame.tasks_first:
+            mined()
+        page.exchange(Task("title", "title", question, title, line, templates.join))
+        if not frame.tasks_first:
+            mined()
+
+    question = templates.render(frame.ask, {"title": title})
+    if layout == "title" and frame.gives_title:
+        page.exchange(Task("title", "title", question, "", (whole,), "\n"), (text, whole))
+        mined()
     elif layout == "title":
         page.say(frame.before)
-        page.read(passage.text, whole)
-        asked = ("title", "title", "".join(map(str, frame.ask)), templates.join, title)
-        _in_order(page, mined, asked, frame)
+        page.read(text, whole)
+        asked_title(question)
     elif layout in ("completion", "both"):
         first, second = _halves(passage, whole)
         page.say(frame.before)
-        page.read(passage.text, first)
-        question = "".join(map(str, frame.ask))
-        join = _before(passage.text, second, templates)
-        page.exchange("completion", "completion", question, join, passage.text, second, (second,))
+        page.read(text, first)
+        join = _before(text, second, templates)
+        ending = Task("completion", "completion", question, "", (second,), join)
+        page.exchange(ending, (text, second))
         if layout == "both":
-            asked = ("title", "title", frame.ask_title, templates.join, title)
-            _in_order(page, mined, asked, frame)
+            asked_title(frame.ask_title)
         else:
-            mined.put(page)
+            mined()
     else:
         page.say(frame.before)
-        page.read(passage.text, whole)
-        mined.put(page)
+        page.read(text, whole)
+        mined()
     turns = page.turns()
     if not turns:
-        read = [[0, 0, len(passage.text), 0]]
-        return Composed((Turn("text", passage.text),), [], read, "raw")
+        return Composed((Turn("text", text),), [], [[0, 0, len(text), 0]], "raw")
     return Composed(turns, page.tasks, page.pieces, layout)
 
 
@@ -181,7 +178,7 @@ def _suits(template: Template, task: Mined, templates: Templates) -> bool:
         return False
     if template.inverted and len(slots.get("body", "")) > MAX_SECTION_ANSWER:
         return False
-    return not any('"' in slots.get(name, "") for name in template.quoted)
+    return not any(mark in slots.get(name, "") for name in template.quoted for mark in '"“„')
 
 
 def _as_read(task: Mined, text: str) -> dict[str, str]:
@@ -274,178 +271,3 @@ def _join(template: Template, templates: Templates) -> str:
     if isinstance(last, str) and not last.rpartition("\n")[2].startswith(_LISTED):
         return templates.join
     return "\n"
-
-
-# --- the order of things --------------------------------------------------------------------------
-
-
-@dataclass
-class _Block:
-    """The mined tasks, with a sentence before them."""
-
-    templates: Templates
-    passage: Passage
-    tasks: Sequence[Task]
-    config: ComprehensionConfig
-
-    def put(self, page: "_Text | _Chat") -> None:
-        if self.tasks and self.config.intro and isinstance(page, _Text):
-            page.say(_pick(self.templates.intros, self.passage.id, "intro"))
-        for task in self.tasks:
-            text, span = task.answer, (0, len(task.answer))
-            page.exchange(
-                task.family, task.label, task.question, task.join, text, span, task.spans, False
-            )
-
-
-def _in_order(
-    page: "_Text | _Chat", mined: _Block, title: tuple[str, str, str, str, str], frame: Frame
-) -> None:
-    """The title's question and the mined tasks, in the frame's order."""
-    if frame.tasks_first:
-        mined.put(page)
-    span = (0, len(title[4]))
-    at = mined.passage.body
-    line = mined.passage.text[:at].rstrip()
-    page.exchange(*title, span, ((0, len(line)),) if at else (), False)
-    if not frame.tasks_first:
-        mined.put(page)
-
-
-@dataclass
-class _Text:
-    """Running text as it grows: blocks apart by a blank line, an answer behind its question."""
-
-    parts: list[str] = field(default_factory=list)
-    length: int = 0
-    end: str = "\n\n"
-    below: bool = False  # whether what was said belongs right above what comes
-    pieces: list[list[int]] = field(default_factory=list)
-    tasks: list[dict[str, Any]] = field(default_factory=list)
-
-    def _add(self, text: str) -> list[int]:
-        start = self.length
-        self.parts.append(text)
-        self.length += len(text)
-        self.end = (self.end + text)[-2:]
-        return [0, start, self.length]
-
-    def _block(self) -> None:
-        if self.parts and self.below:
-            self._add("\n")
-        elif self.parts and self.end != "\n\n":
-            self._add("\n" if self.end[-1] == "\n" else "\n\n")
-        self.below = False
-
-    def say(self, text: str) -> None:
-        if text:
-            self._block()
-            self._add(text)
-            self.below = True
-
-    def read(self, text: str, span: Span) -> None:
-        self._block()
-        self.pieces.append([*self._add(text[span[0] : span[1]]), span[0]])
-
-    def exchange(
-        self,
-        family: str,
-        label: str,
-        question: str,
-        join: str,
-        text: str,
-        span: Span,
-        spans: Sequence[Span],
-        reads: bool = True,
-    ) -> None:
-        self._block()
-        asked = self._add(question)
-        if join:
-            self._add(join)
-        answer = text[span[0] : span[1]]
-        said = self._add(answer)
-        if reads:
-            self.pieces.append([*said, span[0]])
-        self.tasks.append(_record(family, label, question, answer, spans, [asked, said]))
-
-    def turns(self) -> tuple[Turn, ...]:
-        return (Turn("text", "".join(self.parts)),)
-
-
-@dataclass
-class _Chat:
-    """A conversation as it grows: what is said and read goes before the next question."""
-
-    done: list[Turn] = field(default_factory=list)
-    user: str = ""
-    pieces: list[list[int]] = field(default_factory=list)
-    tasks: list[dict[str, Any]] = field(default_factory=list)
-
-    def _add(self, text: str, gap: str) -> list[int]:
-        self.user += (gap if self.user else "") + text
-        return [len(self.done), len(self.user) - len(text), len(self.user)]
-
-    def say(self, text: str) -> None:
-        self.user = text
-
-    def read(self, text: str, span: Span) -> None:
-        piece, start = _stripped(text, span)
-        self.pieces.append([*self._add(piece, "\n"), start])
-
-    def exchange(
-        self,
-        family: str,
-        label: str,
-        question: str,
-        join: str,
-        text: str,
-        span: Span,
-        spans: Sequence[Span],
-        reads: bool = True,
-    ) -> None:
-        asked = self._add(question, "\n\n")
-        answer, start = _stripped(text, span)
-        said = [len(self.done) + 1, 0, len(answer)]
-        if reads:
-            self.pieces.append([*said, start])
-        self.tasks.append(_record(family, label, question, answer, spans, [asked, said]))
-        self.done += [Turn("user", self.user), Turn("assistant", answer)]
-        self.user = ""
-
-    def turns(self) -> tuple[Turn, ...]:
-        return tuple(self.done) if self.tasks else ()
-
-
-def _stripped(text: str, span: Span) -> tuple[str, int]:
-    """The piece without blank lines and spaces around it, and where it begins.
-
-    A line keeps its indentation, as far as the chat template does.
-    """
-    start, stop = span
-    begin = start
-    while begin < stop and text[begin].isspace():
-        begin += 1
-    line = text.rfind("\n", 0, begin) + 1
-    begin = line if line >= start else begin
-    while stop > begin and text[stop - 1].isspace():
-        stop -= 1
-    return text[begin:stop], begin
-
-
-def _record(
-    family: str,
-    label: str,
-    question: str,
-    answer: str,
-    spans: Sequence[Span],
-    places: list[list[int]],
-) -> Mapping[str, Any]:
-    return {
-        "family": family,
-        "label": label,
-        "question": question,
-        "answer": answer,
-        "source_spans": [list(span) for span in spans],
-        "filter": None,
-        "places": places,
-    }

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.comprehension.chunk import Part, by_length, by_section
-from data.comprehension.compose import Passage, Task, ask, compose
+from data.comprehension.compose import Passage, ask, compose
 from data.comprehension.config import ComprehensionConfig
 from data.comprehension.language import Language
 from data.comprehension.mine import mine_reading
+from data.comprehension.page import Task
 from data.comprehension.reading import read
 from data.comprehension.sections import split_sections
 from data.comprehension.select import select

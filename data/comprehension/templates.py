@@ -95,6 +95,11 @@ class Frame:
     ask_title: str = ""
     tasks_first: bool = False
 
+    @property
+    def gives_title(self) -> bool:
+        """Whether it gives the title and asks for the text."""
+        return any(not isinstance(piece, str) for piece in self.ask)
+
 
 @dataclass(frozen=True)
 class Templates:

@@ -54,5 +54,6 @@ def test_a_document_with_tokens_is_written_as_any_other(document):
 def test_uniform_numbers_are_even_and_depend_on_both_names():
     numbers = [uniform(str(i), "a") for i in range(4000)]
     counts = np.histogram(numbers, bins=10, range=(0, 1))[0]
-    assert counts.min() > 320 and counts.max() < 480
+    assert counts.min() > 320
+    assert counts.max() < 480
     assert len({uniform(a, b) for a in "xyz" for b in "xyz"}) == 9

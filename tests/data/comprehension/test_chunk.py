@@ -1,5 +1,6 @@
 """Long documents in parts: nothing lost, no part too long, cuts where a reader would put them."""
 
+import itertools
 import re
 
 from hypothesis import given
@@ -38,7 +39,7 @@ def test_parts_join_to_the_text_and_none_is_too_long(text, limit):
 )
 def test_sections_join_to_the_text(text, places, limit):
     cuts = sorted({min(place, len(text)) for place in places})
-    spans = [s for s in zip(cuts, cuts[1:], strict=False) if text[s[0] : s[1]].strip()]
+    spans = [s for s in itertools.pairwise(cuts) if text[s[0] : s[1]].strip()]
     sections = [Section("T" if n % 2 else None, *span) for n, span in enumerate(spans)]
     parts = by_section(text, sections) if sections else [whole(text)]
     parts = [piece for part in parts for piece in by_length(text, part, limit, sentences)]
@@ -120,4 +121,5 @@ def test_a_title_stays_with_the_first_part():
     text = "TITLE\n" + "One two three. " * 20
     first, *others = by_length(text, whole(text, "TITLE", 6), 120, sentences)
     assert (first.title, first.body) == ("TITLE", 6)
-    assert others and all(part.title is None and part.body == part.start for part in others)
+    assert others
+    assert all(part.title is None and part.body == part.start for part in others)

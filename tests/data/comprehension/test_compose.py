@@ -87,7 +87,8 @@ def test_every_character_read_is_in_the_text_once_and_in_order(body, layout, see
     assert "".join(pieces(result)) == (body if asked else text)
     assert not asked or asked[0]["answer"] in (TITLE, body)
     ats = [piece[3] for piece in result.read]
-    assert ats[0] == (at if asked else 0) and ats == sorted(ats)
+    assert ats[0] == (at if asked else 0)
+    assert ats == sorted(ats)
 
     chat = compose(passage, [], EN, config(layout, form="chat"))
     said = "".join(pieces(chat))
@@ -127,12 +128,14 @@ def test_layouts_come_with_their_chances():
     counts = Counter(
         composed(config(), id=f"d{n}", tasks=(), passage=one).layout for n in range(1000)
     )
-    assert set(counts) == {"title", "neither"} and 420 < counts["title"] < 580
+    assert set(counts) == {"title", "neither"}
+    assert 420 < counts["title"] < 580
     untitled = dataclasses.replace(PASSAGE, title=None, body=0)
     counts = Counter(
         composed(config(), id=f"d{n}", tasks=(), passage=untitled).layout for n in range(1000)
     )
-    assert set(counts) == {"completion", "neither"} and 420 < counts["completion"] < 580
+    assert set(counts) == {"completion", "neither"}
+    assert 420 < counts["completion"] < 580
 
 
 def test_no_choice_decides_another():
@@ -162,13 +165,16 @@ def test_a_text_without_tasks_announces_none(layout):
         result = composed(config(layout), id=f"d{n}", tasks=())
         text = result.turns[0].text.lower()
         assert not any(intro.lower() in text for intro in EN.intros)
-        assert "question" not in text and "asked" not in text and "task" not in text
+        assert "question" not in text
+        assert "asked" not in text
+        assert "task" not in text
 
 
 def test_a_conversation_always_has_a_question():
     settings = config("neither", form="chat")
     result = composed(settings, tasks=())
-    assert result.layout == "raw" and result.turns == (Turn("text", TEXT),)
+    assert result.layout == "raw"
+    assert result.turns == (Turn("text", TEXT),)
     assert pieces(result) == [TEXT]
     turns = composed(config(form="chat"), tasks=()).turns
     assert [turn.role for turn in turns[:2]] == ["user", "assistant"]
@@ -188,7 +194,8 @@ def test_twins_are_parted_by_a_draw():
         assert ("contradict" in labels) != ("different" in labels)
         assert left_out == {"family turned off": 0, "twin": 2, "over the cap": 0}
         counts["entail" in labels, "contradict" in labels] += 1
-    assert all(60 < count < 140 for count in counts.values()) and len(counts) == 4
+    assert all(60 < count < 140 for count in counts.values())
+    assert len(counts) == 4
 
 
 def many(label, count):
@@ -203,10 +210,12 @@ def test_the_cap_is_drawn_evenly():
     kept = Counter()
     for n in range(600):
         chosen, left_out = select(tasks, f"d{n}", config(), TEXT, SENTENCES)
-        assert len(chosen) == 2 and left_out["over the cap"] == 4
+        assert len(chosen) == 2
+        assert left_out["over the cap"] == 4
         assert [task.pair for task in chosen] == sorted(task.pair for task in chosen)
         kept.update(task.pair for task in chosen)
-    assert len(kept) == 6 and max(kept.values()) < 1.5 * min(kept.values())
+    assert len(kept) == 6
+    assert max(kept.values()) < 1.5 * min(kept.values())
     assert len(select(tasks, "d", config(max_per_label=0), TEXT, SENTENCES)[0]) == 6
 
 
@@ -221,10 +230,12 @@ def test_negatives_are_neutral_pairs_that_nothing_relates():
     plain, _ = select(TASKS, "d", config(classify=1.0), TEXT, SENTENCES)
     chosen, _ = select(TASKS, "d", settings, TEXT, SENTENCES)
     extra = [task for task in chosen if task.label == "neutral"]
-    assert extra and len(chosen) == len(plain) + len(extra)
+    assert extra
+    assert len(chosen) == len(plain) + len(extra)
     for task in extra:
         (_, _), (start, stop) = task.spans
-        assert (start, stop) in SENTENCES and task.slots["hypothesis"] == TEXT[start:stop]
+        assert (start, stop) in SENTENCES
+        assert task.slots["hypothesis"] == TEXT[start:stop]
         assert OXYGEN_PAIRS.isdisjoint({TEXT[start:stop]})
     assert unrelated(TASKS, "d", config(negatives=0.0), TEXT, SENTENCES) == []
     generate = config(negatives=1.0, classify=0.0)
