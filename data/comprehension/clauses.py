@@ -18,6 +18,7 @@ class Clauses:
         rules = language.file.clauses
         self.rules = rules
         self.finite = language.finite
+        self.verbs = language.finite | frozenset(rules.verbs)
         self.relatives = frozenset(rules.relatives)
         self.spaced = language.file.sentences.spaced
         self.forbidden = language.compile(rules.forbidden)
@@ -73,7 +74,7 @@ class Clauses:
         if not words or words[0].lower() in self.finite and not words[0][0].isupper():
             return False
         if not begins:
-            return any(word in self.finite for word in words[1:])
+            return any(word in self.verbs for word in words[1:])
         # "Features that are not shared" has a verb, but not of its own.
         verbs = sum(word in self.finite for word in words[1:16])
         return verbs > sum(word in self.relatives for word in words[1:16])

@@ -79,7 +79,7 @@ def _choose(
     """The keywords furthest from general text, one of each stem, in text order."""
     best: dict[str, tuple[int, int, int, str]] = {}
     for word, start in hits:
-        stem = word[: max(5, len(word) - 3)]
+        stem = word.rstrip("s")[:7]  # "mutation" and "mutations" are one
         if stem not in best:
             best[stem] = (-ranks[word], -len(word), start, word)
     chosen = sorted(best.values())[:most]

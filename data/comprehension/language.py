@@ -130,6 +130,10 @@ class KeywordRules(Config):
     forbidden: str | None = Field(None, description="expression: shapes that are no terms")
     not_sentence: tuple[str, ...] = Field((), description="found in no sentence of theirs")
     general: tuple[str, ...] = Field((), description="words that are in no domain's vocabulary")
+    terms: tuple[str, ...] = Field(
+        (), description="terms of some domain that general vocabularies have too; a domain's own "
+        "vocabulary has to have them"
+    )
 
 
 class SectionRules(Config):

@@ -144,4 +144,8 @@ def _is_short(block: str, stop: int, rules: _Rules) -> bool:
     if not rules.spaced:
         return False
     word = _word_before(block, stop)
-    return word in rules.abbreviations or (len(word) == 2 and word[0].isupper())
+    if word in rules.abbreviations:
+        return True
+    # "10 M." is a unit, "(III) B." the end of a sentence.
+    before = block[max(0, stop - 5) : stop - 2].rstrip()[-1:]
+    return len(word) == 2 and word[0].isupper() and not (before.isdigit() or before == ")")

@@ -116,7 +116,7 @@ def keywords_among(
     whole = language.compile(rules.piece)
     forbidden = language.compile(rules.forbidden)
     verbs = language.finite | frozenset(language.file.clauses.verbs)
-    general = frozenset(word.lower() for word in general) | frozenset(rules.general) | verbs
+    general = frozenset(word.lower() for word in general) | frozenset(rules.general)
     starts = re.compile(f"^(?:{alternatives(rules.starts) or '(?!)'})")
     assert whole is not None
     words = set()
@@ -124,7 +124,10 @@ def keywords_among(
         if spaced and not piece.startswith("▁"):
             continue
         word = piece.lstrip("▁").lower()
-        if len(word) < rules.min_chars or not whole.fullmatch(word) or word in general:
+        if word in rules.terms:
+            words.add(word)
+            continue
+        if len(word) < rules.min_chars or not whole.fullmatch(word) or word in verbs:
             continue
         if forbidden and forbidden.search(word):
             continue
@@ -137,12 +140,13 @@ def keywords_among(
 def _bases(
     word: str, endings: Iterable[tuple[str, str]], starts: re.Pattern[str]
 ) -> Iterable[str]:
-    """Base forms of a word that are long enough to be words themselves."""
-    for stem in {word, starts.sub("", word)}:
+    """A word and what it may be made of, as far as that is long enough to be a word itself."""
+    yield word
+    if len(stem := starts.sub("", word)) >= 5:
         yield stem
-        for end, form in endings:
-            if stem.endswith(end) and len(base := stem.removesuffix(end) + form) >= 4:
-                yield base
+    for end, form in endings:
+        if word.endswith(end) and len(base := word.removesuffix(end) + form) >= 4:
+            yield base
 
 
 def plain_pieces(pieces: Iterable[str]) -> frozenset[str]:
