@@ -50,10 +50,16 @@ def by_section(text: str, sections: Sequence[Section]) -> list[Part]:
             joined = True  # its title is a line of the next part
             continue
         stop = len(text) if last else _next_line(text, section.stop)
-        title = None if joined else section.title
+        title = None if joined else _as_written(text[start : section.start], section.title)
         parts.append(Part(start, stop, title, section.start if title else start))
         start, joined = stop, False
     return parts
+
+
+def _as_written(line: str, title: str | None) -> str | None:
+    """The title with the number before it, which would be lost where the title is asked for."""
+    line = " ".join(line.split())
+    return line if title and line.endswith(" " + title) else title
 
 
 def _next_line(text: str, at: int) -> int:
