@@ -82,7 +82,7 @@ class QualityConfig(Config):
         default=15.0, description="mean letters of a word, more (Gopher: 10)"
     )
     min_letters: Share | None = Field(
-        default=0.3,
+        default=0.2,
         description="less of what is no space is letters (Gopher: 0.8 of words have one)",
     )
     max_symbols: Share | None = Field(
@@ -102,7 +102,7 @@ class QualityConfig(Config):
         default=0.7, description="more of the characters are in repeated paragraphs (Gopher: 0.2)"
     )
     max_top_gram: Share | None = Field(
-        default=0.5,
+        default=0.75,
         description="more of the words are one repeated sequence of 2 to 4 (Gopher: 0.2 to 0.16)",
     )
     max_repeated_grams: Share | None = Field(
@@ -118,8 +118,8 @@ class QualityConfig(Config):
         description="fewer lines end in a mark that closes a sentence (C4: all of them)",
     )
     forbidden: tuple[str, ...] = Field(
-        default=("lorem ipsum dolor sit amet",),
-        description="a document that contains one of these goes, whatever the case (C4: also {)",
+        default=(),
+        description="a document that contains one of these goes, whatever the case (C4: `lorem ipsum`, `{`)",
     )
 
 

@@ -36,6 +36,11 @@ _PAIRS = 1 << 14
 SAME_ANSWER = 0.5
 
 
+# (table, rows in the order of keeping) to sorted pairs (later, earlier) of places in `rows` that
+# are copies: what `alike` says, found by other machines.
+FindPairs = Callable[[Table, np.ndarray], Iterable[tuple[int, int]]]
+
+
 @dataclass(frozen=True)
 class Copies:
     """What was found, by rows of the table.
@@ -52,7 +57,12 @@ class Copies:
 
 
 def find_copies(
-    table: Table, held: np.ndarray, out: np.ndarray, threshold: float, work: Path
+    table: Table,
+    held: np.ndarray,
+    out: np.ndarray,
+    threshold: float,
+    work: Path,
+    find_pairs: FindPairs | None = None,
 ) -> Copies:
     """The documents that are copies of one that stays.
 
@@ -63,12 +73,18 @@ def find_copies(
         threshold: exact Jaccard from which on documents are near duplicates; at 1 only equal
             documents are looked for.
         work: a local folder for what does not fit into memory.
+        find_pairs: finds and compares the pairs elsewhere; by default here.
     """
     flags = table.column("flags")
     there = (flags & COPIES != 0) & (held | ((flags & DROPPED == 0) & ~out))
     found = [
         _find_copies_of_kind(
-            table, np.flatnonzero(there & (flags & CONVERSATION == kind)), held, threshold, work
+            table,
+            np.flatnonzero(there & (flags & CONVERSATION == kind)),
+            held,
+            threshold,
+            work,
+            find_pairs,
         )
         for kind in (0, CONVERSATION)
     ]
@@ -155,7 +171,12 @@ def _alike(a: _Seen, b: _Seen, threshold: float) -> bool:
 
 
 def _find_copies_of_kind(
-    table: Table, rows: np.ndarray, held: np.ndarray, threshold: float, work: Path
+    table: Table,
+    rows: np.ndarray,
+    held: np.ndarray,
+    threshold: float,
+    work: Path,
+    find_pairs: FindPairs | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # From here on documents are counted in the order of keeping. The table is sorted by id.
     rows = rows[np.lexsort((table.column("corpus", rows), ~held[rows]))]
@@ -169,7 +190,7 @@ def _find_copies_of_kind(
     )
     keeper = first.copy()
     if threshold < 1:
-        near_to = _near(table, rows[distinct], held, threshold, work)
+        near_to = _near(table, rows[distinct], held, threshold, work, find_pairs)
         gone = near_to >= 0
         keeper[distinct[gone]] = distinct[near_to[gone]]
         keeper = keeper[first]  # what equals one that goes is a copy of the same
@@ -179,9 +200,17 @@ def _find_copies_of_kind(
 
 
 def _near(
-    table: Table, rows: np.ndarray, held: np.ndarray, threshold: float, work: Path
+    table: Table,
+    rows: np.ndarray,
+    held: np.ndarray,
+    threshold: float,
+    work: Path,
+    find_pairs: FindPairs | None,
 ) -> np.ndarray:
     """`settle` for rows in the order of keeping, by places in `rows`."""
+    if find_pairs is not None:
+        pairs = find_pairs(table, rows)
+        return settle(len(rows), pairs, lambda place: bool(held[rows[place]]), lambda a, b: True)
     conversation = bool(len(rows)) and bool(table.heads["flags"][rows[0]] & CONVERSATION)
 
     @functools.lru_cache(256)

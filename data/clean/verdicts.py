@@ -24,7 +24,7 @@ import numpy as np
 from data import split as split_lib
 from data.clean.config import CleanConfig
 from data.clean.decontaminate import Contaminated, TestItems, find_contaminated
-from data.clean.dedup import Copies, find_copies
+from data.clean.dedup import Copies, FindPairs, find_copies
 from data.clean.record import HELD_OUT, NO_GROUP, Table
 from data.clean.survey import Surveyor
 from data.document import Document
@@ -47,6 +47,7 @@ def decide(
     surveyor: Surveyor,
     config: CleanConfig,
     out: str | os.PathLike,
+    find_pairs: FindPairs | None = None,
 ) -> None:
     """Decides about all documents of some survey files, and writes the folder `out`.
 
@@ -73,7 +74,7 @@ def decide(
         verdicts.append(_of_items(found, surveyor.items))
         gone = _rows_of(table, found) & ~held
     if surveyor.copies:
-        copies = find_copies(table, held, gone, config.dedup.threshold, work)
+        copies = find_copies(table, held, gone, config.dedup.threshold, work, find_pairs)
         verdicts.append(_of_copies(table, copies, held))
     merged = np.concatenate(verdicts)
     np.save(out / "verdicts.npy", merged[np.lexsort((merged["id"], merged["corpus"]))])
