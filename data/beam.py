@@ -9,12 +9,14 @@ are the same; between the passes everything lies in `out_dir`, which all workers
 * **Decide**: see `beam_copies.py`.
 """
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
+from data.beam_copies import pair_finder
 from data.card import Counts
 from data.clean.config import CleanConfig
 from data.clean.survey import Surveyor
@@ -22,6 +24,7 @@ from data.clock import Clock
 from data.corpus import ReadTask
 from data.document import partition_of
 from data.executor import Work
+from data.rows import is_remote
 from data.runs import Run, write_sorted
 
 # Flags of `data.prepare` itself; the others go to Beam.
@@ -65,8 +68,19 @@ class BeamExecutor:
     def decide(
         self, notes: Sequence[str], surveyor: Surveyor, config: CleanConfig, out: str
     ) -> None:
-        """See `Executor`."""
-        raise NotImplementedError
+        """See `Executor`: pairs are found on Beam, and settled on the machine that starts it."""
+        from data.clean.verdicts import decide
+
+        print(f"comparing: the notes of {len(notes)} partitions on Beam")
+        with tempfile.TemporaryDirectory(prefix="lectern-notes-") as folder:
+            # Where notes lie elsewhere, copies of them are read; their names keep the order.
+            here = [_local_copy(path, f"{folder}/{i:07d}") for i, path in enumerate(sorted(notes))]
+            find_pairs = pair_finder(self._pipeline, notes, config.dedup.threshold, f"{out}.pairs")
+            decide(here, surveyor, config, f"{folder}/verdicts", find_pairs)
+            target = epath.Path(out)
+            target.mkdir(parents=True, exist_ok=True)
+            for file in epath.Path(f"{folder}/verdicts").iterdir():
+                file.copy(target / file.name, overwrite=True)
 
     def run(self, what: str, function: Work, tasks: Sequence[Any], total: float | None) -> None:
         """See `Executor`: a task is an element; Beam's own counters show the bytes done."""
@@ -94,7 +108,7 @@ class BeamExecutor:
                 | beam.Reshuffle()
                 | "read" >> beam.FlatMap(_read)
                 | "deal" >> beam.GroupByKey()
-                | "write" >> beam.MapTuple(_write_bucket, folder=folder)
+                | "write" >> beam.Map(_write_bucket, folder)
             )
         (epath.Path(folder) / "dealt").write_text("")
 
@@ -116,7 +130,8 @@ def _read(task: ReadTask) -> Iterator[tuple[int, bytes]]:
     task.finish(counts, clock)  # the group's own mark says that what was read is dealt
 
 
-def _write_bucket(bucket: int, lines: Iterable[bytes], folder: str) -> None:
+def _write_bucket(dealt: tuple[int, Iterable[bytes]], folder: str) -> None:
+    bucket, lines = dealt
     write_sorted(f"{folder}/bucket-{bucket:05d}.zst", lines)
 
 
@@ -128,6 +143,15 @@ def _dealt(task: ReadTask) -> list[Run]:
 
 def _dealt_folder(task: ReadTask) -> str:
     return str(epath.Path(task.folder).parent / f"{task.num_buckets}-dealt")
+
+
+def _local_copy(folder: str, local: str) -> str:
+    if not is_remote(folder):
+        return folder
+    epath.Path(local).mkdir()
+    for file in epath.Path(folder).iterdir():
+        file.copy(epath.Path(local) / file.name)
+    return local
 
 
 def _do(task: Any, function: Work) -> None:

@@ -7,6 +7,8 @@ waits for it, and a partition cleans its documents when it converts them.
 
 import functools
 import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -133,7 +135,9 @@ def _clean(task: CleanTask, report: Report) -> None:
     """Cleans one partition; its record is written last."""
     clock = Clock()
     surveyor = _load(task.surveyor)
-    notes = SurveyFile(task.notes)
+    remote = rows_lib.is_remote(task.notes)
+    folder = tempfile.mkdtemp(prefix="lectern-notes-") if remote else task.notes
+    notes = SurveyFile(folder)
 
     def lines() -> Iterator[str]:
         done = 0
@@ -152,6 +156,11 @@ def _clean(task: CleanTask, report: Report) -> None:
 
     rows_lib.write_lines(task.cleaned, lines())
     notes.close()
+    if remote:
+        epath.Path(task.notes).mkdir(parents=True, exist_ok=True)
+        for file in epath.Path(folder).iterdir():
+            file.copy(epath.Path(task.notes) / file.name, overwrite=True)
+        shutil.rmtree(folder)
     rows_lib.write_json(task.record, {"seconds": clock.seconds})
 
 
