@@ -233,7 +233,7 @@ def _digest(value: Any) -> str:
 def _products(folder: epath.Path) -> list[epath.Path]:
     """The files of a stream's folder; the ones that say it is finished come first."""
     patterns = ["stream.json", "heldout*/stream.json", "*.json", "heldout/*.json"]
-    patterns += ["set_aside.jsonl.zst", "documents/part-*.jsonl.zst", "heldout/documents.jsonl.zst"]
+    patterns += ["card.html", "set_aside.jsonl.zst", "documents/part-*.jsonl.zst", "heldout/documents.jsonl.zst"]
     patterns += ["vocabulary/*.model", "heldout_converted/*.json*"]
     patterns += ["rows-train.array_record-*", "heldout*/rows-train.array_record-*"]
     return list(dict.fromkeys(path for pattern in patterns for path in folder.glob(pattern)))

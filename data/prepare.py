@@ -29,6 +29,7 @@ from typing import Any
 
 from data import rows as rows_lib
 from data.card import Counts, add_counts, make_card, print_profile, print_table
+from data.card_page import write_card_page
 from data.cleaning import CleanTask, clean_corpora
 from data.config import PrepareConfig
 from data.conversion import REWRITES, Conversion
@@ -188,6 +189,7 @@ def _finish(
         ends=conversion.add_bos + conversion.add_eos,
     )
     rows_lib.write_json(out / "card.json", card)
+    write_card_page(out)
     rows_lib.write_json(out / "run.json", job.run_facts(name, card["bytes_in"]))
     stream = stream_facts(conversion, name, card["documents_out"], card)
     rows_lib.write_stream(out, stream, [item.get("rows", 0) for item in counts], card)
