@@ -54,6 +54,7 @@ class ClauseRules(Config):
     ends: str | None = Field(None, description="expression: where a clause ends inside a sentence")
     phrase_ends: str | None = Field(None, description="expression: where a phrase ends; else `ends`")
     comma: str = Field(",", description="what a head clause ends with")
+    seconds: tuple[str, ...] = Field((), description="what the clause behind a head may open with")
     missing: str | None = Field(
         None,
         description="expression: what points back to a sentence before, so that it is missing from "

@@ -161,6 +161,10 @@ class _Miner:
                 return
             left, right = (body[0], at), self._body(at + len(comma), body[1])
             at += len(comma)
+            for second in self.clauses.rules.seconds:
+                if text.startswith(second, right[0]):
+                    right = self._body(right[0] + len(second), right[1])
+                    break
             quoted = self.reading.quote(*right)
             if not self.clauses.is_clause(quoted, begins=True):
                 continue
@@ -200,7 +204,7 @@ class _Miner:
                 )
             )
             yield from pairs
-            plain = _plain(match[0]).strip(" ,;")
+            plain = _plain(match[0]).strip(" ,;，；")
             if pairs or plain not in relation.rules.inserted:
                 return
         yield from self._inserted(sentence, match, start, relation)
