@@ -140,10 +140,14 @@ def _text_read(document: Document) -> str:
 
 
 def _gap(document: Document, size: int) -> str:
-    """What stands before the first piece: the line of the title, as long as that was."""
-    told = [document.meta.get(key) or "" for key in ("section", "title")]
-    title = next((title for title in told if len(title) == size - 1), told[-1])
-    return title[: size - 1].ljust(size - 1) + "\n"
+    """What stands before the first piece: the line of the title, as long as that was.
+
+    It is the section's title where the text is a section; blanks may stand before it.
+    """
+    told = [title for key in ("section", "title") if (title := document.meta.get(key))]
+    fits = [title for title in told if len(title) == size - 1]
+    title = (fits or told or [""])[0]
+    return title[: size - 1].rjust(size - 1) + "\n"
 
 
 def _turns(
