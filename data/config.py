@@ -90,10 +90,11 @@ class CorpusConfig(Config):
     split: str = Field(default="train", description="split of a Hugging Face or TFDS data set")
     revision: str | None = Field(default=None, description="revision of a Hugging Face data set")
     fields: FieldsConfig = FieldsConfig()
-    convert: Literal["raw", "conversation", "comprehension", "synthesis"] = Field(
+    convert: Literal["raw", "conversation", "comprehension", "synthesis", "tuning"] = Field(
         default="raw",
         description="raw: the text as it is; conversation: the turns, through chat.template; "
-        "comprehension: texts with tasks about them; synthesis: texts with pairs that a model wrote",
+        "comprehension: texts with tasks about them; synthesis: texts with pairs that a model wrote; "
+        "tuning: few-shot windows of texts with their pairs, to tune a synthesizer on",
     )
     chat: ChatConfig = ChatConfig()
     comprehension: ComprehensionConfig = ComprehensionConfig()
@@ -162,7 +163,7 @@ class PrepareConfig(Config):
     )
     heldout: HeldOutConfig = HeldOutConfig()
     clean: CleanConfig | None = Field(
-        default=None, description="what is done to documents first; null: nothing"
+        default=CleanConfig(), description="what is done to documents first; null: nothing"
     )
     count_tokens_in: bool = Field(
         default=False,

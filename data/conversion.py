@@ -1,5 +1,6 @@
 """What the documents of a corpus become: the stage that converts them, and their tokens."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from data.vocabularies import load_vocabularies
 
 BATCH_BYTES = 1 << 18
 # Conversions whose texts are not those of the documents.
-REWRITES = ("comprehension", "synthesis")
+REWRITES = ("comprehension", "synthesis", "tuning")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ class Conversion:
                 chat=self.corpus.chat,
                 tally=tally,
                 **ends,
+            )
+        if self.corpus.convert == "tuning":
+            from data.synthesis.tuning import few_shot
+
+            return functools.partial(
+                few_shot,
+                tokenizer=self.tokenizer,
+                chat=self.corpus.chat,
+                seq_len=self.seq_len,
+                tally=tally,
             )
         raise NotImplementedError(self.corpus.convert)
 

@@ -45,7 +45,7 @@ def few_shot(
         tally: gets the removed rows, and `shots{dataset}` and `pairs{dataset}`.
 
     Yields:
-        Documents with the first row's id and `meta.parents`, the ids of all their rows.
+        Documents with the first row's id and `meta.parent`, the ids of all their rows.
 
     Raises:
         ValueError: `chat` is not the synthesizer's.
@@ -105,5 +105,5 @@ def _joined(shots: list[Document], dataset: str, tally: Tally) -> Document:
     pairs = sum(turn.role == "assistant" for turn in turns)
     tally.add({"shots": {dataset: len(shots)}, "pairs": {dataset: pairs}})
     return replace(
-        shots[0], turns=turns, meta=shots[0].meta | {"parents": [shot.id for shot in shots]}
+        shots[0], turns=turns, meta=shots[0].meta | {"parent": [shot.id for shot in shots]}
     )
