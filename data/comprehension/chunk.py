@@ -37,19 +37,20 @@ class Part:
         return self.stop - self.start
 
 
-def by_section(text: str, sections: Sequence[Section]) -> list[Part]:
+def by_section(text: str, sections: Sequence[Section], fill: int = 0) -> list[Part]:
     """One part for each section, title line included; together they are the whole text.
 
-    `sections` are in order, without the white space and the titles between them.
+    `sections` are in order, without the white space and the titles between them. Neighbours are
+    read together as long as they have at most `fill` characters; such a part has no title.
     """
     parts: list[Part] = []
     start, joined = 0, False
-    for section in sections:
-        last = section is sections[-1]
-        if section.stop - start < MIN_SECTION and not last:
-            joined = True  # its title is a line of the next part
+    ends = [_next_line(text, section.stop) for section in sections[:-1]] + [len(text)]
+    for n, (section, stop) in enumerate(zip(sections, ends, strict=True)):
+        last = n + 1 == len(sections)
+        if not last and (stop - start < MIN_SECTION or ends[n + 1] - start <= fill):
+            joined = True  # the next title is a line of the same part
             continue
-        stop = len(text) if last else _next_line(text, section.stop)
         title = None if joined else _as_written(text[start : section.start], section.title)
         parts.append(Part(start, stop, title, section.start if title else start))
         start, joined = stop, False

@@ -125,8 +125,8 @@ class ComprehensionConfig(Config):
     )
     sections: Literal["long", "always", "never"] = Field(
         "long",
-        description="make one text of every section: of documents too long for one text, of all "
-        "that have sections, of none",
+        description="always: one text of every section, under its title; long: documents too long "
+        "for one text are divided between sections; never: sections are not looked for",
     )
     read_share: float = Field(
         0.7,

@@ -107,11 +107,14 @@ class Drafter:
             ratio = self._tokens_per_char(text)
         long = ratio is not None and len(text) * ratio > self._seq_len * config.read_share
         parts = [Part(0, len(text), source.title, source.body)]
-        if config.sections == "always" or (config.sections == "long" and long):
+        if config.sections == "always":
             parts = _sections(source)
-        if ratio is not None and long:
-            return self.divided(source, parts, self.limit(ratio), ratio)
-        return self._numbered(source, parts, ratio)
+        if ratio is None or not long:
+            return self._numbered(source, parts, ratio)
+        limit = self.limit(ratio)
+        if config.sections == "long":
+            parts = _sections(source, limit)
+        return self.divided(source, parts, limit, ratio)
 
     def limit(self, ratio: float) -> int:
         """Characters that are read in one text, at so many tokens for a character."""
@@ -211,12 +214,15 @@ def _num_chars(task: Task) -> int:
     return len(task.question) + len(task.answer) + 3
 
 
-def _sections(source: Source) -> list[Part]:
-    """One part for each section, under its title; the first goes by the document's title."""
+def _sections(source: Source, fill: int = 0) -> list[Part]:
+    """A part for each section, under its title; the first goes by the document's title.
+
+    Sections that have at most `fill` characters together are one part.
+    """
     found = split_sections(source.text, source.language)
     if not any(section.title for section in found):
         return [Part(0, len(source.text), source.title, source.body)]
-    first, *others = by_section(source.text, found)
+    first, *others = by_section(source.text, found, fill)
     if source.title:
         first = Part(0, first.stop, source.title, source.body)
     return [first, *others]

@@ -123,3 +123,17 @@ def test_a_title_stays_with_the_first_part():
     assert (first.title, first.body) == ("TITLE", 6)
     assert others
     assert all(part.title is None and part.body == part.start for part in others)
+
+
+def test_sections_are_read_together_as_far_as_they_fit():
+    text = "".join(f"HEAD {n}\n" + "We counted cells. " * 20 for n in range(6))
+    starts = [text.index(f"HEAD {n}") for n in range(6)] + [len(text)]
+    sections = [
+        Section(f"HEAD {n}", starts[n] + 7, len(text[: starts[n + 1]].rstrip())) for n in range(6)
+    ]
+    text = text.replace(". HEAD", ".\nHEAD")  # each title on a line of its own
+    parts = by_section(text, sections, fill=800)
+    assert [part.num_chars // 360 for part in parts] == [2, 2, 2]
+    assert all(part.title is None for part in parts)
+    assert "".join(text[part.start : part.stop] for part in parts) == text
+    assert [part.title for part in by_section(text, sections)] == [f"HEAD {n}" for n in range(6)]
