@@ -144,7 +144,7 @@ class _Flow:
                 tally.add({"heldout": 1})
                 continue
             tally.add({"documents_in": 1})
-            tally.add(cleaned.counts)
+            tally.add({k: v for k, v in cleaned.counts.items() if k != "languages"})
             if cleaned.document is None:
                 tally.remove(document, cleaned.stage, cleaned.reason)
             else:
@@ -155,6 +155,8 @@ class _Flow:
         for document in documents:
             self.entered.add(document.id)
             self.tally.add({"documents_kept": 1, "bytes_kept": document.num_bytes})
+            if language := document.meta.get("language"):
+                self.tally.add({"languages": {language: 1}})
             with self.clock.stage("measure"):
                 self.task.conversion.measure(document, self.tally)
             yield document
