@@ -88,15 +88,15 @@ class TextFilter:
             return task
         if task.options:
             task = _with_its_option(task, load_phrases())
-        for reason in (
-            self._length(pair),
-            self._answer(task),
-            self._language(task),
-            self._grounds(task),
-            self._duplicate(task),
-        ):
-            if reason:
-                return Rejected(reason, f"{pair.question} -> {pair.answer}"[:_EXCERPT])
+        reason = (
+            self._length(pair)
+            or self._answer(task)
+            or self._language(task)
+            or self._grounds(task)
+            or self._duplicate(task)  # last: only what is let through is remembered
+        )
+        if reason:
+            return Rejected(reason, f"{pair.question} -> {pair.answer}"[:_EXCERPT])
         return task
 
     def _length(self, pair: Pair) -> str | None:
@@ -120,10 +120,13 @@ class TextFilter:
     def _language(self, task: Task) -> str | None:
         if self.config.language == "off":
             return None
-        said = " ".join((task.question, task.rationale, task.answer)).strip()
-        script = grounding.script(said)
-        if script and script not in self._scripts and self._scripts:
-            return "wrong language"
+        reply = f"{task.rationale} {task.answer}".strip()
+        for part in (task.question, reply):
+            script = grounding.script(part)
+            letters = sum(map(str.isalpha, part))  # a single one may be a symbol
+            if letters > 1 and self._scripts and script not in self._scripts:
+                return "wrong language"
+        said = f"{task.question} {reply}"
         if self.language and len(said) >= self.config.language_min_chars:
             found, sure = grounding.language(said)
             if found != self.language and sure >= SURE:

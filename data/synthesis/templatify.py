@@ -179,7 +179,7 @@ def _say(task: Task, layout: Layout, document_id: str, templates: Templates) -> 
     items = [f"{layout.item.mark(i)}{_ended(o, layout)}" for i, o in enumerate(shown)]
     block = layout.between.join([layout.header, *items])
     at = shown.index(task.answer)
-    answer = layout.item.name(at) if layout.labels else task.answer
+    answer = (layout.item.name(at) if layout.labels else "") or task.answer
     return _Said(task, task.question, answer, block)
 
 
