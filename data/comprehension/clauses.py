@@ -34,20 +34,21 @@ class Clauses:
             self.not_first = re.compile(alternatives(rules.not_first) or "(?!)")
             self.last = tuple(rules.not_last)
 
-    def is_clause(self, text: str, *, begins: bool = False) -> bool:
+    def is_clause(self, text: str, *, begins: bool = False, sentence: bool = False) -> bool:
         """Whether `text`, quoted on one line and without its stop, is a whole clause.
 
         Args:
             text: the clause.
             begins: it begins inside a sentence, so that the verb has to come before a comma or
                 among its first words.
+            sentence: it is a sentence of its own, so that there is less doubt that it is whole.
         """
         rules = self.rules
         if not rules.min_chars <= len(text) <= rules.max_chars or not balanced(text):
             return False
         if self.breaks_off(text) or (begins and self.not_first.match(text)):
             return False
-        if self.finite and not self._has_verb(text, begins):
+        if self.finite and not self._has_verb(text, begins, sentence):
             return False
         return not self.is_forbidden(text)
 
@@ -67,14 +68,15 @@ class Clauses:
             return text[: hedge.start()]
         return text
 
-    def _has_verb(self, text: str, begins: bool) -> bool:
+    def _has_verb(self, text: str, begins: bool, sentence: bool) -> bool:
         if begins:
             text = text.split(",", 1)[0]
         words = _WORD.findall(text.replace("’", "'"))
         if not words or words[0].lower() in self.finite and not words[0][0].isupper():
             return False
         if not begins:
-            return any(word in self.verbs for word in words[1:])
+            verbs = self.verbs if sentence else self.finite
+            return any(word in verbs for word in words[1:])
         # "Features that are not shared" has a verb, but not of its own.
         verbs = sum(word in self.finite for word in words[1:16])
         return verbs > sum(word in self.relatives for word in words[1:16])

@@ -85,6 +85,7 @@ class RelationRules(Config):
     not_before: str | None = Field(None, description="expression: the left side may not end so")
     not_left: str | None = Field(None, description="expression: found in no left side")
     not_after: str | None = Field(None, description="expression: the right side may not begin so")
+    not_right: str | None = Field(None, description="expression: found in no right side")
 
 
 class StatementRule(Config):

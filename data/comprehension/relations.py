@@ -30,6 +30,7 @@ class _Relation:
     not_before: re.Pattern[str] | None
     not_left: re.Pattern[str] | None
     not_after: re.Pattern[str] | None
+    not_right: re.Pattern[str] | None
 
     @property
     def backward(self) -> bool:
@@ -62,6 +63,7 @@ def _connectives(code: str) -> _Connectives:
             language.compile(rules.not_before),
             language.compile(rules.not_left),
             language.compile(rules.not_after),
+            language.compile(rules.not_right),
         )
         for kind in _OPENING:
             words = getattr(rules, kind)
@@ -201,6 +203,7 @@ class _Miner:
                     left_phrase=kind == "subjects",
                     right_phrase=phrase,
                     joint=True,
+                    cut=cut > start,
                 )
             )
             yield from pairs
@@ -225,7 +228,10 @@ class _Miner:
             return
         left, right = self._body(start, match.start()), self._body(match.end(), sentence.stop)
         head, rest = reading.quote(*left), reading.quote(*right)
-        verb = rest.split(" ", 1)[0] in self.clauses.finite
+        verb = (
+            rest.split(" ", 1)[0] in self.clauses.finite
+            or head.rsplit(" ", 1)[-1] in self.clauses.finite
+        )
         join = " " if verb and reading.language.file.sentences.spaced else ", "
         if not reading.language.file.sentences.spaced:
             join = "" if verb else "，"
@@ -233,7 +239,7 @@ class _Miner:
         first = reading.quote(*before)
         if not (
             len(head) < 80
-            and self.clauses.is_clause(first)
+            and self.clauses.is_clause(first, sentence=True)
             and self.clauses.is_clause(text)
             and not self._dangling(before, first)
         ):
@@ -268,6 +274,7 @@ class _Miner:
         right_phrase: bool = False,
         joint: bool = False,
         head: bool = False,
+        cut: bool = False,
     ) -> Iterator[Mined]:
         first, second = self.reading.quote(*left), self.reading.quote(*right)
         clauses = self.clauses
@@ -277,14 +284,20 @@ class _Miner:
             return
         if relation.not_after and not head and relation.not_after.search(second):
             return
-        if not (clauses.is_phrase(first) if left_phrase else clauses.is_clause(first)):
+        if joint and relation.not_right and relation.not_right.search(second):
+            return
+        if not (
+            clauses.is_phrase(first)
+            if left_phrase
+            else clauses.is_clause(first, begins=cut, sentence=not joint and not head)
+        ):
             return
         if left_phrase and joint and clauses.names_action(first):
             return
         if not (
             clauses.is_phrase(second)
             if right_phrase
-            else clauses.is_clause(second, begins=joint or head)
+            else clauses.is_clause(second, begins=joint or head, sentence=not joint and not head)
         ):
             return
         if self._dangling(left, first) or self._dangling(right, second):

@@ -143,7 +143,7 @@ def _tasks(
     pair = "+".join(f"{start}:{stop}" for start, stop in spans)
     as_sentence = reading.as_sentence
     if rule.family == "topic":
-        slots = {"sentence": term, "verb": verb, "topic": as_sentence(rest)}
+        slots = {"sentence": term[:1].upper() + term[1:], "verb": verb, "topic": as_sentence(rest)}
         yield Mined("topic", "topic", slots, spans, pair)
         return
     slots = {"term": term, "verb": verb, "definition": as_sentence(rest)}
