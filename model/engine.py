@@ -18,7 +18,7 @@ import functools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,28 +30,16 @@ from data.chat import ChatConfig, ConversationError, encode_prompt
 from data.generator import Completion, Prompt
 from data.literal import encode_literal
 from data.tokenizer import Tokenizer
-from model import attention
-from model.cache import Cache, cache_sharding, make_cache, padded, read_blocks, write_prompt
+from model.cache import make_cache, padded
 from model.config import GenerationConfig, LlamaConfig
 from model.continuation import Continuation
-from model.decode import cast, prompt_pass, token_pass, unstacked
+from model.decode import cast, unstacked
 from model.llama import Params
-from model.sampling import Settings, check, next_tokens, settings_of
+from model.sampling import check, settings_of
+from model.slots import Program, Row, Slots, choose_attention, empty_slots
 
 DEFAULT_WINDOW = 4096  # where nothing is said; a window of 128 k would fill any memory
 _SMALLEST_BUCKET = 16
-
-
-class Slots(NamedTuple):
-    """What the devices know of every slot, arrays [B, ...]."""
-
-    token: jax.Array  # int32, read and not yet in the cache
-    length: jax.Array  # int32, tokens in the cache
-    written: jax.Array  # int32, tokens written
-    limit: jax.Array  # int32, tokens to write at most
-    active: jax.Array  # bool
-    settings: Settings
-    seen: jax.Array  # bool[B, V]
 
 
 @dataclass(eq=False)
@@ -126,27 +114,19 @@ class Engine:
         self._dtype = jnp.dtype(dtype)
         params = cast(params, self._dtype)
         self._params = unstacked(params) if platform == "cpu" else params
-        _, self._attend = attention.select("auto", platform, self._dtype)
-        self._read = read_blocks
+        attend, read = choose_attention(platform, self._dtype, mesh)
+        program = Program(
+            config, tuple(self._stop_ids), generation.steps, generation.logprobs, attend, read
+        )
+        self._admit_jit, self._run_jit = program.jit(mesh)
         self._lag = 0 if platform == "cpu" else 1  # dispatches under way beside the one looked at
         self._cache = make_cache(config, generation.slots, window, self._dtype, mesh)
-        self._slots = self._place(_empty_slots(generation.slots, config.padded_vocab_size))
+        place = next(iter(leaf.devices())) if mesh is None else NamedSharding(mesh, P())
+        # Arrays of their own each: they are given away to every call and come back from it.
+        slots = jax.tree.map(jnp.copy, empty_slots(generation.slots, config))
+        self._slots: Slots = jax.device_put(slots, place)
         self._tenants: list[_Request | None] = [None] * generation.slots
         self._under_way: deque[tuple[list[_Request | None], Any]] = deque()
-        out = steps_out = None
-        if mesh is not None:
-            whole = NamedSharding(mesh, P())
-            both = cache_sharding(config, mesh)
-            out = (
-                jax.tree.map(lambda _: both, self._cache),
-                jax.tree.map(lambda _: whole, self._slots),
-            )
-            steps_out = (*out, whole)
-        donated = ("cache", "slots")
-        self._admit_jit = jax.jit(self._admit_pass, donate_argnames=donated, out_shardings=out)
-        self._steps_jit = jax.jit(
-            self._steps_pass, donate_argnames=donated, out_shardings=steps_out
-        )
 
     # --- what is asked of it --------------------------------------------------------------------------
 
@@ -252,14 +232,13 @@ class Engine:
         bucket = _bucket(before, padded(self.window))
         tokens = np.zeros((1, bucket), np.int32)
         tokens[0, :before] = request.tokens[:-1]
-        sampling = request.prompt.sampling
-        row = {
-            "slot": np.int32(slot),
-            "before": np.int32(before),
-            "last": np.int32(request.tokens[-1]),
-            "limit": np.int32(request.limit),
-            "settings": settings_of(sampling),
-        }
+        row = Row(
+            slot=np.int32(slot),
+            before=np.int32(before),
+            last=np.int32(request.tokens[-1]),
+            limit=np.int32(request.limit),
+            settings=settings_of(request.prompt.sampling),
+        )
         self._cache, self._slots = self._admit_jit(
             self._params, cache=self._cache, slots=self._slots, tokens=tokens, row=row
         )
@@ -269,7 +248,7 @@ class Engine:
         """Sends off the next steps, and looks at the ones before them."""
         if any(self._tenants):
             kept = np.array([tenant is not None for tenant in self._tenants])
-            self._cache, self._slots, out = self._steps_jit(
+            self._cache, self._slots, out = self._run_jit(
                 self._params,
                 cache=self._cache,
                 slots=self._slots,
@@ -322,120 +301,6 @@ class Engine:
             request.dropped = True
             if request in self._tenants:
                 self._tenants[self._tenants.index(request)] = None
-
-    # --- what the devices run -------------------------------------------------------------------------
-
-    def _admit_pass(
-        self,
-        params: Params,
-        cache: Cache,
-        slots: Slots,
-        tokens: jax.Array,
-        row: dict[str, Any],
-    ) -> tuple[Cache, Slots]:
-        """Reads the prompt in `tokens` [1, T] into a slot and says there how to go on."""
-        keys, values = prompt_pass(params, self.config, tokens, self._over_heads(self._attend))
-        cache = write_prompt(cache, row["slot"], keys, values)
-        size = slots.seen.shape[1]
-        inside = jnp.arange(tokens.shape[1]) < row["before"]
-        seen = jnp.zeros(size, bool).at[jnp.where(inside, tokens[0], size)].set(True, mode="drop")
-        new = Slots(
-            token=row["last"],
-            length=row["before"],
-            written=jnp.int32(0),
-            limit=row["limit"],
-            active=jnp.bool_(True),
-            settings=row["settings"],
-            seen=seen.at[row["last"]].set(True),
-        )
-        return cache, jax.tree.map(lambda whole, one: whole.at[row["slot"]].set(one), slots, new)
-
-    def _steps_pass(
-        self,
-        params: Params,
-        cache: Cache,
-        slots: Slots,
-        kept: jax.Array,
-        waiting: jax.Array,
-    ) -> tuple[Cache, Slots, dict[str, jax.Array]]:
-        """Some steps: tokens int32[steps, B], -1 where a slot wrote none.
-
-        They end when no slot is left at work, and with `waiting` as soon as one of them has ended.
-        """
-        slots = slots._replace(active=slots.active & kept)
-        steps, begun = self.generation.steps, slots.active
-        shape = (steps, begun.shape[0])
-        out = {"tokens": jnp.full(shape, -1, jnp.int32)}
-        if self.generation.logprobs:
-            out["logprobs"] = jnp.zeros(shape, jnp.float32)
-
-        def goes_on(carry: tuple) -> jax.Array:
-            step, _, slots, _ = carry
-            ended = waiting & jnp.any(begun & ~slots.active)
-            return (step < steps) & jnp.any(slots.active) & ~ended
-
-        def one(carry: tuple) -> tuple:
-            step, cache, slots, out = carry
-            cache, slots, given = self._step(params, cache, slots)
-            out = {name: out[name].at[step].set(given[name]) for name in out}
-            return step + 1, cache, slots, out
-
-        _, cache, slots, out = jax.lax.while_loop(goes_on, one, (jnp.int32(0), cache, slots, out))
-        return cache, slots, out
-
-    def _step(
-        self, params: Params, cache: Cache, slots: Slots
-    ) -> tuple[Cache, Slots, dict[str, jax.Array]]:
-        """One token of every slot."""
-        active = slots.active
-        logits, cache = token_pass(
-            params, self.config, cache, slots.token, slots.length, self._read
-        )
-        token = next_tokens(logits, slots.settings, slots.seen, slots.written, active)
-        given = {"tokens": jnp.where(active, token, -1)}
-        if self.generation.logprobs:
-            taken = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-            given["logprobs"] = taken - jax.nn.logsumexp(logits, axis=-1)
-        written = slots.written + active
-        ended = jnp.isin(token, jnp.array(self._stop_ids, jnp.int32)) | (written >= slots.limit)
-        rows = jnp.arange(token.shape[0])
-        slots = slots._replace(
-            token=jnp.where(active, token, slots.token),
-            length=slots.length + active,
-            written=written,
-            active=active & ~ended,
-            seen=slots.seen.at[rows, token].max(active),
-        )
-        return cache, slots, given
-
-    def _over_heads(self, attend: attention.Attend) -> attention.Attend:
-        """A kernel is never partitioned by the compiler: heads are dealt out by hand."""
-        if self._mesh is None or attend is attention.xla:
-            return attend
-        heads = P(None, None, "tensor", None)
-        return jax.shard_map(
-            attend,
-            mesh=self._mesh,
-            in_specs=(heads, heads, heads, P()),
-            out_specs=heads,
-            check_vma=False,
-        )
-
-    def _place(self, tree: Any) -> Any:
-        if self._mesh is None:
-            return jax.device_put(tree, next(iter(jax.tree.leaves(self._cache)[0].devices())))
-        return jax.device_put(tree, NamedSharding(self._mesh, P()))
-
-
-def _empty_slots(slots: int, vocab_size: int) -> Slots:
-    ints, floats = jnp.zeros(slots, jnp.int32), jnp.zeros(slots, jnp.float32)
-    ones = jnp.ones(slots, jnp.float32)
-    settings = Settings(floats, ints, ones, floats, ones, jnp.zeros((slots, 2), jnp.uint32))
-    seen = jnp.zeros((slots, vocab_size), bool)
-    # Arrays of their own each: they are given away to every call and come back from it.
-    return jax.tree.map(
-        jnp.copy, Slots(ints, ints, ints, ints, jnp.zeros(slots, bool), settings, seen)
-    )
 
 
 def _token_id(tokenizer: Tokenizer, token: str) -> int:
