@@ -12,6 +12,7 @@ are the same; between the passes everything lies in `out_dir`, which all workers
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -74,7 +75,8 @@ class BeamExecutor:
         print(f"comparing: the notes of {len(notes)} partitions on Beam")
         with tempfile.TemporaryDirectory(prefix="lectern-notes-") as folder:
             # Where notes lie elsewhere, copies of them are read; their names keep the order.
-            here = [_local_copy(path, f"{folder}/{i:07d}") for i, path in enumerate(sorted(notes))]
+            notes = sorted(notes, key=Path)
+            here = [_local_copy(path, f"{folder}/{i:07d}") for i, path in enumerate(notes)]
             find_pairs = pair_finder(self._pipeline, notes, config.dedup.threshold, f"{out}.pairs")
             decide(here, surveyor, config, f"{folder}/verdicts", find_pairs)
             target = epath.Path(out)
