@@ -21,6 +21,8 @@ from data.document import Turn, draw, uniform
 MAX_SECTION_ANSWER = 600
 OPENING_WORDS, OPENING_CHARS = 12, 90
 _LISTED = ("- ", "> ")
+# Families whose slots begin where sentences do.
+_WHOLE_SENTENCES = frozenset({"keyword", "question", "section"})
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,11 @@ def _suits(template: Template, task: Mined, templates: Templates) -> bool:
         return False
     if template.inverted and len(slots.get("body", "")) > MAX_SECTION_ANSWER:
         return False
-    return not any(mark in slots.get(name, "") for name in template.quoted for mark in '"“„')
+    for name in template.quoted:
+        slot = slots.get(name, "")
+        if '"' in slot or "“" in slot or "„" in slot:
+            return False
+    return True
 
 
 def _as_read(task: Mined, text: str) -> dict[str, str]:
@@ -187,6 +193,8 @@ def _as_read(task: Mined, text: str) -> dict[str, str]:
     Templates put a capital where they begin a sentence.
     """
     slots = dict(task.slots)
+    if task.family in _WHOLE_SENTENCES:
+        return slots
     for start, _ in task.spans:
         if text[start : start + 1].islower():
             for name, slot in slots.items():

@@ -22,15 +22,16 @@ A converted document's `meta` has, beside what it had:
   title line that is asked for instead (and white space between turns).
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from data.chat import ConversationError, encode_documents, encoded_by
 from data.comprehension.config import ComprehensionConfig
 from data.comprehension.draft import MARGIN, Draft, Drafter, Source
+from data.comprehension.language import Language, load_language
 from data.comprehension.language import languages as mined_languages
-from data.comprehension.language import load_language
 from data.comprehension.system_prompts import system_prompt
-from data.comprehension.templates import languages, load_templates
+from data.comprehension.templates import Templates, languages, load_templates
 from data.comprehension.vocabulary import Vocabulary
 from data.config import ChatConfig
 from data.document import Document
@@ -91,6 +92,8 @@ class _Converter:
         self._by = encoded_by(tokenizer, chat, **ends)
         system = system_prompt(config.system) if config.system else None
         self._drafter = Drafter(config, seq_len, self._count, system)
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._known: dict[str, tuple[Language, Templates, Vocabulary | None] | None] = {}
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[Document]:
         for batch in _batches(documents):
@@ -107,6 +110,7 @@ class _Converter:
                     yield self._raw(document, "nothing to ask")
                 else:
                     yield from self._fitted(source, found, [next(encoded) for _ in found])
+            self._tell()
 
     def _source(self, document: Document) -> Source | str:
         """The document with what composing it takes, or why it stays as it is."""
@@ -123,19 +127,20 @@ class _Converter:
             code = document.meta.get("language")
             if code is None:
                 return "language not told"
-        if code not in languages() or code not in mined_languages():
+        if code not in self._known:
+            self._known[code] = self._language(code)
+        if (known := self._known[code]) is None:
             return f"language: {code}"
-        domain = self._config.domain
+        return Source(document, text, *self._title(document, text), *known)
+
+    def _language(self, code: str) -> tuple[Language, Templates, Vocabulary | None] | None:
+        """What composing takes in a language; None for one without templates or connectives."""
+        if code not in languages() or code not in mined_languages():
+            return None
+        domain, words = self._config.domain, self._vocabulary
         domain = domain.get(code) if isinstance(domain, dict) else domain
-        words = self._vocabulary
-        return Source(
-            document,
-            text,
-            *self._title(document, text),
-            load_language(code),
-            load_templates(code, domain),
-            words.get(code) if isinstance(words, Mapping) else words,
-        )
+        words = words.get(code) if isinstance(words, Mapping) else words
+        return load_language(code), load_templates(code, domain), words
 
     def _title(self, document: Document, text: str) -> tuple[str | None, int]:
         """A document's title, and where the text under the title's line begins."""
@@ -192,20 +197,28 @@ class _Converter:
     # --- what goes out ----------------------------------------------------------------------------
 
     def _raw(self, document: Document, reason: str) -> Document:
-        self._tally.add({"raw": {reason: 1}})
+        self._counts["raw"][reason] += 1
         return document
 
     def _out(self, draft: Draft, tokens: Encoded | None) -> Document:
-        counts: dict[str, dict[str, int]] = {"tasks": {}, "labels": {}}
+        counts = self._counts
         for task in draft.document.meta["tasks"]:
-            family, label = task["family"], f"{task['family']}/{task['label']}"
-            counts["tasks"][family] = counts["tasks"].get(family, 0) + 1
-            counts["labels"][label] = counts["labels"].get(label, 0) + 1
-        left_out = {**draft.left_out, "does not fit": len(draft.tasks) - draft.kept}
-        counts["tasks_left_out"] = {reason: n for reason, n in left_out.items() if n}
-        counts["layouts"] = {draft.document.meta["layout"]: 1}
-        self._tally.add(counts)
+            counts["tasks"][task["family"]] += 1
+            counts["labels"][f"{task['family']}/{task['label']}"] += 1
+        for reason, number in draft.left_out.items():
+            counts["tasks_left_out"][reason] += number
+        counts["tasks_left_out"]["does not fit"] += len(draft.tasks) - draft.kept
+        counts["layouts"][draft.document.meta["layout"]] += 1
         return with_tokens(draft.document, tokens, self._by) if tokens else draft.document
+
+    def _tell(self) -> None:
+        """Hands the counts of a batch on; one call for each document would take a tenth."""
+        counts = {
+            name: {key: number for key, number in found.items() if number}
+            for name, found in self._counts.items()
+        }
+        self._counts.clear()
+        self._tally.add({name: found for name, found in counts.items() if found})
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -1,7 +1,7 @@
 """A document on its way to finished texts: divided by its estimated length, mined, composed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from data.comprehension.chunk import Part, by_length, by_section
@@ -163,7 +163,7 @@ class Drafter:
         if draft.part.title and draft.part.title != source.title:
             meta["section"] = draft.part.title
         document = Document(draft.passage.id, composed.turns, source.document.source, meta)
-        return replace(draft, document=document, kept=kept)
+        return Draft(document, draft.part, draft.passage, draft.tasks, kept, draft.left_out)
 
     def _tokens_per_char(self, text: str) -> float:
         step = max(1, (len(text) - SLICE_CHARS) // (SLICES - 1))

@@ -58,7 +58,6 @@ class TextPage:
     tasks: list[dict[str, Any]] = field(default_factory=list)
     _parts: list[str] = field(default_factory=list)
     _length: int = 0
-    _end: str = ""
     _below: bool = False  # whether what was said belongs right above what comes
 
     def say(self, text: str) -> None:
@@ -91,7 +90,6 @@ class TextPage:
         start = self._length
         self._parts.append(text)
         self._length += len(text)
-        self._end = (self._end + text[-2:])[-2:]
         return [0, start, self._length]
 
     def _read(self, text: str, span: Span) -> list[int]:
@@ -100,11 +98,15 @@ class TextPage:
         return place
 
     def _block(self) -> None:
-        if self._parts and self._below:
+        if not self._parts:
+            return
+        if self._below:
+            self._below = False
             self._add("\n")
-        elif self._parts and self._end != "\n\n":
-            self._add("\n" if self._end[-1] == "\n" else "\n\n")
-        self._below = False
+        elif not (last := self._parts[-1]).endswith("\n"):
+            self._add("\n\n")
+        elif not last.endswith("\n\n"):
+            self._add("\n")
 
 
 @dataclass

@@ -42,10 +42,19 @@ def select(
     kept: list[int] = []
     for (family, label), places in labels.items():
         if len(places) > (cap := caps[family, label]):
-            places = draw(id, f"sample {family} {label}").sample(places, cap)
+            places = _sample(places, cap, id, f"sample {family} {label}")
         kept += places
     left_out["over the cap"] = len(chosen) - len(kept)
     return [chosen[i] for i in sorted(kept)], left_out
+
+
+def _sample(places: list[int], size: int, id: str, choice: str) -> list[int]:
+    """`size` of the places, each pick a draw of its own."""
+    places = places.copy()
+    for i in range(size):
+        j = i + int(uniform(id, f"{choice} {i}") * (len(places) - i))
+        places[i], places[j] = places[j], places[i]
+    return places[:size]
 
 
 def classifies(id: str, config: ComprehensionConfig) -> bool:

@@ -127,26 +127,24 @@ class Templates:
 
     def render(self, pieces: Sequence[Piece], slots: Mapping[str, str]) -> str:
         """The pieces with the slots put in."""
-        return "".join(
-            [
-                piece if isinstance(piece, str) else self._form(slots[piece[0]], *piece)
-                for piece in pieces
-            ]
-        )
+        form = self._form
+        return "".join([p if isinstance(p, str) else form(slots[p[0]], p[0], p[1]) for p in pieces])
 
     def _form(self, text: str, slot: str, spec: str) -> str:
-        text = " ".join(text.split()) if slot not in ("options", "body") else text
-        if spec in ("inner", "rest"):
+        if slot == "body":
+            return text
+        if "\n" in text or "  " in text or "\t" in text:
+            text = " ".join(text.split())
+        if spec == "inner" or spec == "rest":
             text = self._uncapitalized(text)
         elif slot not in _WORDS:
             text = capitalized(text)
-        if spec in ("bare", "inner"):
+        if spec == "bare" or spec == "inner":
             return _unstopped(text)
         return text if slot in _WORDS else self._stopped(text)
 
     def _stopped(self, text: str) -> str:
-        end = text.rstrip(_CLOSING)
-        if end.endswith(_ENDS):
+        if text.endswith(_ENDS) or text.rstrip(_CLOSING).endswith(_ENDS):
             return text
         return text.rstrip(",;:，、：") + self.stop
 
@@ -157,8 +155,11 @@ class Templates:
 
 def capitalized(text: str) -> str:
     """With a capital letter, but for names that begin with a small one (mRNA, pH, p53, c-Myc)."""
-    first, second = text[:1], text[1:2]
-    if not first.islower() or second.isupper() or second.isdigit() or second == "-":
+    first = text[:1]
+    if not first.islower():
+        return text
+    second = text[1:2]
+    if second.isupper() or second.isdigit() or second == "-":
         return text
     return first.upper() + text[1:] if len(first.upper()) == 1 else text
 
