@@ -300,7 +300,7 @@ class _Miner:
             else clauses.is_clause(second, begins=joint or head, sentence=not joint and not head)
         ):
             return
-        if self._dangling(left, first) or self._dangling(right, second):
+        if self._dangling(left, first):  # what the second clause points back to is in the first
             return
         if head and relation.backward:
             left, right, first, second = right, left, second, first

@@ -116,6 +116,8 @@ def split_paragraph(
                 depth = 0  # a bracket that is never closed holds nothing together
             if not depth and end not in cuts and not _is_short(block, mark, rules):
                 cuts.add(end)
+    if item := rules.item.match(block):  # "1. Rest" is one
+        cuts = {cut for cut in cuts if cut > item.end()}
     low = 0
     for cut in [*sorted(cuts), len(block)]:
         high = cut
