@@ -25,7 +25,7 @@ import numpy as np
 
 from data.benchmarks import Item, Source, read_task
 from data.clean.config import CleanConfig, ContaminationConfig
-from data.clean.words import mix, ngrams, word_hashes, words_of
+from data.clean.words import ngrams, ngrams_at, word_hashes, words_of
 from data.document import Document
 
 QUESTION, SHORT, CONTEXT, ANSWER = range(4)
@@ -35,6 +35,9 @@ ALONE = np.uint32(1 << 31)
 SENTENCE_WORDS = 3
 # Answers that many items share are labels (yes, no, maybe), and give nothing away.
 LABEL_SHARE = 0.01
+# Words by which it is told whether a short item may begin somewhere.
+_START = 3
+_MARK = 0x5EC7A4D1
 LISTED = 20
 
 _OPENS, _CLOSES = frozenset(".!?:;\n\"'“”‘(。！？：；「《"), frozenset(".!?\n\"'”’)。！？」》")
@@ -55,6 +58,8 @@ class TestItems:
         uses: of all runs, in the order of keys: item, kind, text and place of the run in it.
         lengths: the lengths of runs that there are.
         sieve: bool[2^n]: whether a key with these low bits may be there.
+        starts: uint64[S], sorted: the first words of items that are looked for whole.
+        start_sieve: bool[2^m], of them.
     """
 
     __test__ = False  # not a test, whatever its name
@@ -69,6 +74,8 @@ class TestItems:
     uses: np.ndarray = field(repr=False)
     lengths: tuple[int, ...]
     sieve: np.ndarray = field(repr=False)
+    starts: np.ndarray = field(repr=False)
+    start_sieve: np.ndarray = field(repr=False)
 
     @classmethod
     def read(cls, config: CleanConfig) -> "TestItems":
@@ -117,18 +124,22 @@ class TestItems:
         all_keys = np.concatenate([np.zeros(0, np.uint64), *keys])
         order = np.lexsort((all_runs["place"], all_runs["kind"], all_runs["item"], all_keys))
         unique, first_use = np.unique(all_keys[order], return_index=True)
-        size = 1 << max(16, (8 * len(unique)).bit_length())
-        sieve = np.zeros(size, np.bool_)
-        sieve[(unique & np.uint64(size - 1)).astype(np.int64)] = True
+        starts = [
+            ngrams(word_hashes(texts[run["item"][0]][run["text"][0]])[:_START], _START)
+            for run in runs
+            if len(run) and _START < run["length"][0] < config.ngram
+        ]
+        starts = np.unique(np.concatenate([np.zeros(0, np.uint64), *starts]))
         return cls(
             tuple(items), dict(sources or {}), tuple(ids), np.array(task, np.int64), tuple(texts),
             unique, np.r_[first_use, len(order)], all_runs[order],
-            tuple(sorted(set(all_runs["length"].tolist()))), sieve,
+            tuple(sorted(set(all_runs["length"].tolist()))),
+            _sieve(unique), starts, _sieve(starts),
         )  # fmt: skip
 
     def hits(self, document: Document, turns: Sequence[np.ndarray]) -> np.ndarray:
         """uint32: the runs that a document has in common with items; `turns` are word hashes."""
-        found = np.unique(np.concatenate([np.zeros(0, np.int64), *map(self._find, turns)]))
+        found = np.unique(self._find(_behind_each_other(turns)))
         if not len(found):
             return np.zeros(0, np.uint32)
         uses = [self.uses[self.first[key] : self.first[key + 1]] for key in found]
@@ -151,15 +162,23 @@ class TestItems:
         return self.tasks[self.task[use["item"]]], shown
 
     def _find(self, words: np.ndarray) -> np.ndarray:
+        """Places in `keys` of the runs that a text has."""
         found = []
-        mask = np.uint64(len(self.sieve) - 1)
         for length in self.lengths:
-            keys = _keys(words, length)
-            keys = keys[self.sieve[(keys & mask).astype(np.int64)]]
-            at = np.searchsorted(self.keys, keys)
-            at = at[at < len(self.keys)] if len(keys) else at
-            found.append(at[self.keys[at] == keys[: len(at)]])
+            if length <= _START or length == max(self.lengths):
+                found.append(self._lookup(_keys(ngrams(words, length), length)))
+        between = [n for n in self.lengths if _START < n < max(self.lengths)]
+        if between:
+            # Few places begin as a short item does: only they are looked at for every length.
+            places = np.flatnonzero(_among(ngrams(words, _START), self.starts, self.start_sieve))
+            for length, _, runs in ngrams_at(words, places, max(between) if len(places) else 0):
+                if length in between:
+                    found.append(self._lookup(_keys(runs, length)))
         return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def _lookup(self, keys: np.ndarray) -> np.ndarray:
+        keys = keys[_among(keys, self.keys, self.sieve)]
+        return np.searchsorted(self.keys, keys)
 
     def _is_sentence(self, document: Document, use: np.void) -> bool:
         words = words_of(self.texts[use["item"]][use["text"]])
@@ -245,6 +264,14 @@ _USE = np.dtype(
 )
 
 
+def _behind_each_other(turns: Sequence[np.ndarray]) -> np.ndarray:
+    """The words of all turns, with a mark between them that no run holds."""
+    if len(turns) == 1:
+        return turns[0]
+    mark = np.array([_MARK], np.uint32)
+    return np.concatenate([np.zeros(0, np.uint32), *(p for turn in turns for p in (turn, mark))])
+
+
 def _no_counts(items: TestItems) -> dict[str, Any]:
     return {
         task: {
@@ -319,7 +346,7 @@ def _runs(
     """The runs of words of one text, and their keys."""
     hashes = word_hashes(words)
     length = min(config.ngram, len(hashes))
-    keys = _keys(hashes, length)
+    keys = _keys(ngrams(hashes, length), length)
     if kind == QUESTION and len(hashes) < config.min_words:
         kind = SHORT
     runs = np.zeros(len(keys), _USE)
@@ -328,9 +355,25 @@ def _runs(
     return runs, keys
 
 
-def _keys(hashes: np.ndarray, length: int) -> np.ndarray:
-    """The keys of all runs of one length; runs of different lengths have different keys."""
-    return mix(ngrams(hashes, length) ^ np.uint64(length))
+def _keys(runs: np.ndarray, length: int) -> np.ndarray:
+    """The keys of runs of one length, given their hashes; other lengths have other keys."""
+    return runs + np.uint64(length * 0x9E3779B97F4A7C15 % 2**64)
+
+
+def _sieve(keys: np.ndarray) -> np.ndarray:
+    """bool[2^n], true where a key has these low bits; 16 places or more for every key."""
+    sieve = np.zeros(1 << max(16, (16 * len(keys)).bit_length()), np.bool_)
+    sieve[(keys & np.uint64(len(sieve) - 1)).astype(np.int64)] = True
+    return sieve
+
+
+def _among(keys: np.ndarray, known: np.ndarray, sieve: np.ndarray) -> np.ndarray:
+    """bool[N]: which keys are among the known ones (sorted, with their sieve)."""
+    may = sieve[(keys & np.uint64(len(sieve) - 1)).astype(np.int64)]
+    if may.any():
+        at = np.minimum(np.searchsorted(known, keys[may]), len(known) - 1)
+        may[may] = known[at] == keys[may]
+    return may
 
 
 def _drop_prompt(

@@ -66,6 +66,18 @@ def ngrams(hashes: np.ndarray, length: int) -> np.ndarray:
     return mix(total)
 
 
+def ngrams_at(
+    hashes: np.ndarray, places: np.ndarray, longest: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Length by length, from 1 to `longest`: the places where a run fits, and what `ngrams` gives."""
+    total = np.zeros(len(places), np.uint64)
+    for length in range(1, longest + 1):
+        fits = places + length <= len(hashes)
+        places, total = places[fits], total[fits]
+        total = total * _A + mix(hashes[places + length - 1].astype(np.uint64))
+        yield length, places, mix(total)
+
+
 def shingles(hashes: np.ndarray) -> np.ndarray:
     """uint64: a hash of every word 3-gram, in order; of the whole where there are fewer words."""
     return ngrams(hashes, min(SHINGLE, max(len(hashes), 1)))

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import split
+from data.clean.config import CleanConfig
+from data.clean.record import SurveyFile, Table
+from data.clean.stages import Cleaned
+from data.clean.survey import Surveyor
 from data.document import Document, Turn, document_id
-from data.split import SignatureFile, Split, decide, is_held_out, words_of
+from data.split import Split, decide, is_held_out
 
 
 def document(*texts: str, group: str | None = None) -> Document:
@@ -29,14 +32,14 @@ def edit(words: list[str], share: float, seed: int) -> list[str]:
 
 
 def decided(folder: Path, files: list[Iterable[Document]], fraction: float) -> Split:
-    paths = []
+    surveyor = Surveyor.of(CleanConfig(), corpora=["c"], fraction=fraction)
+    run = folder / f"{random.random()}"
     for i, documents in enumerate(files):
-        paths.append(folder / f"{i}-{random.random()}")
-        file = SignatureFile(paths[-1])
+        file = SurveyFile(run / f"{i}")
         for item in documents:
-            file.add(item, fraction)
+            file.add(surveyor.survey(item, Cleaned(item), "c"))
         file.close()
-    return decide(paths, fraction)
+    return decide(Table([run / f"{i}" for i in range(len(files))], run).heads, fraction)
 
 
 def test_the_share_of_groups_held_out_is_the_fraction():
@@ -56,20 +59,6 @@ def test_a_group_decides_alone():
     for i in range(100):
         sides = {chosen.is_held_out(document(f"text {i} {j}", group=f"g{i}")) for j in range(5)}
         assert sides == {is_held_out(f"g{i}", 0.5)}
-
-
-def test_minima_estimate_jaccard():
-    def grams(words: list[str]) -> set[tuple[str, ...]]:
-        return {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
-
-    errors = []
-    for seed in range(300):
-        a = page(seed)
-        b = edit(a, random.Random(seed).random() * 0.2, seed + 1)
-        jaccard = len(grams(a) & grams(b)) / len(grams(a) | grams(b))
-        errors.append((split._minima(a) == split._minima(b)).mean() - jaccard)
-    assert abs(np.mean(errors)) < 0.01
-    assert np.std(errors) < 0.08
 
 
 def test_near_duplicates_are_joined_and_different_texts_are_not(tmp_path):
@@ -134,11 +123,6 @@ def test_files_and_order_do_not_matter(tmp_path):
     second = decided(tmp_path, [documents[i::4] for i in range(4)], 0.3)
     assert first == second
     assert first.clusters
-
-
-def test_words_fold_case_spacing_and_punctuation():
-    assert words_of("The  CELL-wall,\n(β2)") == ["the", "cell", "wall", "β2"]
-    assert words_of("血压 high") == ["血", "压", "high"]
 
 
 def test_nothing_is_held_out_at_fraction_zero(tmp_path):
