@@ -85,7 +85,8 @@ def make_card(
         "heldout": dict(heldout),
         "removed": _sorted(removed),
         "duplicates": sum(removed.get("dedup", {}).values()),
-        "lengths": [[reached, lengths[str(reached)]] for reached in sorted(map(int, lengths))],
+        "lengths": _histogram(lengths),
+        "document_bytes": _histogram(total.pop("document_bytes", {})),
         "fertility": _fertility(measured),
         "tasks": _sorted(total.pop("tasks", {})),
         "contamination": {},
@@ -168,6 +169,11 @@ def _console() -> Any:
     console = Console()
     # As wide as it must be, so that no number is cut.
     return console if console.is_terminal else Console(width=180)
+
+
+def _histogram(counts: Mapping[str, int]) -> list[list[int]]:
+    """`[[reached, documents], ...]`, by the power of two that was reached."""
+    return [[int(reached), counts[reached]] for reached in sorted(counts, key=int)]
 
 
 def _sorted(counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def pairs(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
 
 def _text_read(document: Document) -> str:
     """The text read. A title line that is asked for, and not shown, is put where it stood."""
-    pieces = sorted(document.meta.get("read") or (), key=lambda piece: piece[3])
+    pieces = sorted(document.meta.get("read") or [], key=lambda piece: piece[3])
     if not pieces:
         return "\n\n".join(turn.text for turn in document.turns if turn.role == "text")
     text = ""
@@ -155,7 +155,7 @@ def _turns(
 ) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     """The turns cut into pieces. Where they overlap, what is read is within what is asked."""
     marks: list[list[tuple[int, int, str, int | None]]] = [[] for _ in document.turns]
-    for turn, start, stop, _ in document.meta.get("read") or ():
+    for turn, start, stop, _ in document.meta.get("read") or []:
         marks[turn].append((start, stop, "read", None))
     for number, record in enumerate(records):
         kinds = zip(("question", "answer"), record.get("places") or (), strict=False)

@@ -154,7 +154,10 @@ class _Flow:
         """Notes what goes into conversion."""
         for document in documents:
             self.entered.add(document.id)
-            self.tally.add({"documents_kept": 1, "bytes_kept": document.num_bytes})
+            size = document.num_bytes
+            reached = str(1 << max(size.bit_length() - 1, 0))
+            kept = {"documents_kept": 1, "bytes_kept": size, "document_bytes": {reached: 1}}
+            self.tally.add(kept)
             if language := document.meta.get("language"):
                 self.tally.add({"languages": {language: 1}})
             with self.clock.stage("measure"):
