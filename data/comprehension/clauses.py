@@ -18,6 +18,7 @@ class Clauses:
         rules = language.file.clauses
         self.rules = rules
         self.finite = language.finite
+        self.auxiliaries = frozenset(rules.auxiliaries)
         self.verbs = language.finite | frozenset(rules.verbs)
         self.relatives = frozenset(rules.relatives)
         self.spaced = language.file.sentences.spaced
@@ -72,7 +73,10 @@ class Clauses:
         if begins:
             text = text.split(",", 1)[0]
         words = _WORD.findall(text.replace("’", "'"))
-        if not words or words[0].lower() in self.finite and not words[0][0].isupper():
+        if not words:
+            return False
+        # A clause has a subject before its verb; "reduced levels were seen" begins with none.
+        if words[0] in (self.auxiliaries if sentence else self.finite):
             return False
         if not begins:
             verbs = self.verbs if sentence else self.finite
