@@ -52,6 +52,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from model.attention import select
     from model.export import check_out
     from model.llama import num_params
+    from tpu.flags import compiler_options
     from tpu.mesh import BATCH, check_rows, describe, make_mesh
     from tpu.runtime import PREEMPTED, Preemption, is_main, peak_flops, start
     from training.checkpoint import Checkpointer
@@ -187,7 +188,8 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
             mesh,
         )
         if batch is not None:
-            train_step = train_step.lower(state, batch).compile()
+            options = compiler_options(mesh.devices.flat[0])
+            train_step = train_step.lower(state, batch).compile(options or None)
         eval_step = jax.jit(make_eval_step(config, run, mesh, plan.specs, attend))
         byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), config, mesh)
 

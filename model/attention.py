@@ -7,6 +7,8 @@ A token sees itself and the earlier tokens of its own segment. Softmax is float3
 - `xla`: plain einsums, everywhere.
 - `cudnn`: the fused kernel of NVIDIA GPUs, bfloat16 or float16; the segments go in as a mask.
 - `splash`: the Pallas flash kernel of TPUs, which skips blocks that the mask leaves empty.
+
+Each names what the backward pass needs of its output, so that rematerialisation can keep it.
 """
 
 import functools
@@ -16,6 +18,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -65,13 +68,15 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax
     logits = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32)
     logits = jnp.where(visible(segment_ids)[:, None, None], logits * H**-0.5, -1e30)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(B, T, N, H)
+    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(B, T, N, H)
+    return checkpoint_name(out, SAVED)
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
     """CuDNN's flash attention; grouped heads are its own."""
     mask = visible(segment_ids)[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    return checkpoint_name(out, SAVED)
 
 
 def splash(
@@ -81,20 +86,28 @@ def splash(
     segment_ids: jax.Array,
     *,
     mesh: Mesh | None = None,
-    block: int = 512,
+    block: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Pallas splash attention, heads split over the mesh's `tensor` axis.
 
-    Rows are padded to whole blocks; the padding is a segment of its own, so no token sees it.
+    Rows are padded to whole blocks (128 to 512 tokens, by their length); the padding is a segment
+    of its own, so no token sees it. `block` sets the queries and keys of a block for tests; by
+    default the kernel works on up to 1,024 queries and 2,048 keys at a time, whatever divides the
+    row. The fused backward kernel writes a partial gradient of the queries for every block of
+    keys, and those are added up outside: the fewer blocks of keys, the better.
     """
     length = q.shape[1]
-    unit = min(block, -(-length // _LANES) * _LANES)
+    unit = block or min(512, -(-length // _LANES) * _LANES)
     pad = -length % unit
     if pad:
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, pad)), constant_values=-1)
-    kernel = functools.partial(_splash, unit=unit, interpret=interpret)
+    block_q, block_kv = (
+        next(size for size in (most, 1024, 512, unit) if not (length + pad) % size)
+        for most in ((block, block) if block else (1024, 2048))
+    )
+    kernel = functools.partial(_splash, block_q=block_q, block_kv=block_kv, interpret=interpret)
     if mesh is not None:
         # A kernel is never partitioned by the compiler: every axis must be manual, of size 1 too.
         heads = P(None, None, "tensor", None)
@@ -110,19 +123,26 @@ def splash(
 
 
 def _splash(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, unit: int, interpret: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    block_q: int,
+    block_kv: int,
+    interpret: bool,
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as sa
 
     B, T, N, H = q.shape
     K = k.shape[2]
     sizes = sa.BlockSizes(
-        block_q=unit,
-        block_kv=unit,
-        block_kv_compute=unit,
-        block_q_dkv=unit,
-        block_kv_dkv=unit,
-        block_kv_dkv_compute=unit,
+        block_q=block_q,
+        block_kv=min(block_kv, block_q),
+        block_kv_compute=min(block_kv, block_q),
+        block_q_dkv=block_q,
+        block_kv_dkv=block_kv,
+        block_kv_dkv_compute=min(block_kv, block_q),
         use_fused_bwd_kernel=True,
     )
     mask = sa.MultiHeadMask([sa.CausalMask((T, T))] * (N // K))

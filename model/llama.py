@@ -13,6 +13,7 @@ carries logical axis names, from which `tpu.mesh` derives its sharding.
 Shapes: B batch, T time, D embed, N query heads, K kv heads, H head dim, F mlp, V vocabulary, L layers.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -25,14 +26,23 @@ from model import attention as attention_lib
 from model.attention import Attend
 from model.config import LlamaConfig
 from model.rope import inverse_frequencies, positions_of, rotate, rotations
+from model.swiglu import swiglu_down
 
 Params = dict[str, Any]
 Gather = Callable[
     [str, Params], Params
 ]  # ("blocks", one layer's weights) -> the same, whole and cast
-Remat = Literal["none", "attention", "full"]
+Remat = Literal["attention", "residual", "qkv", "mlp", "none"]
 
 _GATHERED = "gathered"
+# What a layer keeps for its backward pass besides its input, each set with those before it. The
+# attention kernel's output always is among it: to form it again would run the kernel twice.
+_KEPT: dict[str, tuple[str, ...]] = {
+    "attention": (attention_lib.SAVED,),
+    "residual": ("residual",),
+    "qkv": ("q", "k", "v"),
+    "mlp": ("gate", "up"),
+}
 
 
 def cast_only(dtype: jnp.dtype) -> Gather:
@@ -91,8 +101,8 @@ class Attention(nnx.Module):
         v = jnp.einsum("BTD,DKH->BTKH", x, self.v[...])
         if self.has_bias:
             q, k, v = q + self.q_bias[...], k + self.k_bias[...], v + self.v_bias[...]
-        out = attend(rotate(q, rotation), rotate(k, rotation), v, segment_ids)
-        out = checkpoint_name(out, attention_lib.SAVED)
+        q, k = checkpoint_name(rotate(q, rotation), "q"), checkpoint_name(rotate(k, rotation), "k")
+        out = attend(q, k, checkpoint_name(v, "v"), segment_ids)
         out = jnp.einsum("BTNH,NHD->BTD", out, self.o[...])
         return out + self.o_bias[...] if self.has_bias else out
 
@@ -118,7 +128,8 @@ class Mlp(nnx.Module):
         up = jnp.einsum("BTD,DF->BTF", x, self.up[...])
         if self.has_bias:
             gate, up = gate + self.gate_bias[...], up + self.up_bias[...]
-        out = jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, self.down[...])
+        gate, up = checkpoint_name(gate, "gate"), checkpoint_name(up, "up")
+        out = swiglu_down(gate, up, self.down[...])
         return out + self.down_bias[...] if self.has_bias else out
 
 
@@ -140,7 +151,9 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
         x = x + self.attn(self.attn_norm(x), rotation, segment_ids, attend)
-        return x + self.mlp(self.mlp_norm(x))
+        x = checkpoint_name(x, "residual")
+        # The barrier keeps the norm out of the operands of both products that read it.
+        return x + self.mlp(jax.lax.optimization_barrier(self.mlp_norm(x)))
 
 
 class Embed(nnx.Module):
@@ -274,11 +287,12 @@ def forward(
 def _rematerialised(layer: Callable, remat: Remat) -> Callable:
     """What the backward pass finds kept. Gathered weights never are: they are gathered again."""
     policies = jax.checkpoint_policies
-    policy = {
-        "none": policies.save_anything_except_these_names(_GATHERED),
-        "attention": policies.save_only_these_names(attention_lib.SAVED),
-        "full": policies.nothing_saveable,
-    }[remat]
+    if remat == "none":
+        policy = policies.save_anything_except_these_names(_GATHERED)
+    else:
+        sets = list(_KEPT)
+        names = itertools.chain(*(_KEPT[key] for key in sets[: sets.index(remat) + 1]))
+        policy = policies.save_only_these_names(*names)
     return jax.checkpoint(layer, policy=policy, prevent_cse=False)
 
 

@@ -37,9 +37,11 @@ class TrainConfig(Config):
     loss_chunk: int = Field(
         default=1024, ge=1, description="tokens whose logits are held at once, per device"
     )
-    remat: Literal["none", "attention", "full"] = Field(
+    remat: Literal["attention", "residual", "qkv", "mlp", "none"] = Field(
         default="attention",
-        description="what is kept for the backward pass: all, the attention output, only layer inputs",
+        description="what a layer keeps for the backward pass, from little to all: its input and the "
+        "attention output, also the residual stream between its halves, also q, k and v, also the "
+        "gate and up products, everything (nothing is computed again)",
     )
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     stop_on_spike: SpikeConfig | None = None

@@ -102,6 +102,7 @@ def compile_step(
     from model.attention import splash
     from model.config import resolve
     from model.llama import num_params
+    from tpu.flags import compiler_options
     from tpu.mesh import BATCH, ROWS, check_rows, describe, make_mesh
     from training.optimizer import make_optimizer
     from training.state import layout, state_bytes
@@ -128,9 +129,13 @@ def compile_step(
         f"{shape[0]} x {shape[1]}, remat {train.remat}, loss_chunk {train.loss_chunk}"
     )
     try:
-        memory = step.lower(plan.abstract, batch).compile().memory_analysis()
+        memory = (
+            step.lower(plan.abstract, batch)
+            .compile(compiler_options(mesh.devices.flat[0]))
+            .memory_analysis()
+        )
     except jax.errors.JaxRuntimeError as error:
-        print(f"{what}: does not fit: {str(error).splitlines()[0][:200]}")
+        print(f"{what}: does not fit: {" ".join(str(error).split())[:600]}")
         return False
     print(
         f"{what}: state {state_bytes(plan) / 2**30:.2f} GiB, "
