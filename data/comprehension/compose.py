@@ -72,7 +72,7 @@ def ask(
     for task in mined:
         slots = _as_read(task, text)
         if task.family == "section":
-            slots["opening"] = _opening(slots["body"])
+            slots["opening"] = _opening(slots["body"], templates)
         group = _group(task, id, config)
         if group not in chosen:
             chosen[group] = _pick(templates.tasks[group], id, f"template {group}")
@@ -82,7 +82,9 @@ def ask(
             template = _pick(others, id, f"other template {group}")
         question = templates.render(template.question, slots)
         answer = templates.render(template.answer(task.label), slots)
-        join = "\n" if "\n" in answer else _join(template, templates)
+        join = (
+            "\n" if "\n" in answer or _ends_in_quotation(template) else templates.behind(question)
+        )
         families.setdefault(task.family, []).append(
             Task(task.family, task.label, question, answer, task.spans, join)
         )
@@ -121,7 +123,7 @@ def compose(
         line = ((0, len(text[: passage.body].rstrip())),) if passage.body else ()
         if frame.tasks_first:
             mined()
-        page.exchange(Task("title", "title", question, title, line, templates.join))
+        page.exchange(Task("title", "title", question, title, line, templates.behind(question)))
         if not frame.tasks_first:
             mined()
 
@@ -137,7 +139,7 @@ def compose(
         first, second = _halves(passage, whole)
         page.say(frame.before)
         page.read(text, first)
-        join = _before(text, second, templates)
+        join = _before(text, second, templates.behind(question))
         ending = Task("completion", "completion", question, "", (second,), join)
         page.exchange(ending, (text, second))
         if layout == "both":
@@ -256,26 +258,25 @@ def _halves(passage: Passage, whole: Span) -> tuple[Span, Span]:
     return (whole[0], cut), (cut, whole[1])
 
 
-def _before(text: str, half: Span, templates: Templates) -> str:
+def _before(text: str, half: Span, join: str) -> str:
     """What stands between the question and the second half: its own space, if it has one."""
     start = half[0]
     if text[start - 1 : start] == "\n":
         return "\n"
-    return "" if text[start].isspace() else templates.join
+    return "" if text[start].isspace() else join
 
 
-def _opening(body: str) -> str:
+def _opening(body: str, templates: Templates) -> str:
     """The first words of a section."""
+    most = OPENING_CHARS if templates.join else OPENING_CHARS // 3  # characters stand for words
     words = body.split(None, OPENING_WORDS)
     text = " ".join(words[:OPENING_WORDS])
-    if len(text) > OPENING_CHARS:  # long words, or a script without spaces
-        text = text[:OPENING_CHARS].rpartition(" ")[0] or text[:OPENING_CHARS]
-    return text if len(text) == len(body) else text + " …"
+    if len(text) > most:
+        text = text[:most].rpartition(" ")[0] or text[:most]
+    return text if len(text) == len(body) else text + templates.more
 
 
-def _join(template: Template, templates: Templates) -> str:
-    """A line break behind a quotation or a list, which the answer would otherwise run into."""
+def _ends_in_quotation(template: Template) -> bool:
+    """Whether the answer would run into a quotation or a list."""
     last = template.question[-1]
-    if isinstance(last, str) and not last.rpartition("\n")[2].startswith(_LISTED):
-        return templates.join
-    return "\n"
+    return not isinstance(last, str) or last.rpartition("\n")[2].startswith(_LISTED)

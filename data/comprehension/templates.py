@@ -109,6 +109,7 @@ class Templates:
         language: its code.
         stop: ends a sentence that has lost its end.
         join: stands between a question and its answer in running text.
+        more: stands behind the beginning of something longer.
         links: connectives that may open a sentence.
         lower: words that lose their capital letter inside a sentence.
         tasks: templates by group; the groups are `TASK_GROUPS`.
@@ -119,6 +120,7 @@ class Templates:
     language: str
     stop: str
     join: str
+    more: str
     links: frozenset[str]
     lower: frozenset[str]
     tasks: Mapping[str, tuple[Template, ...]]
@@ -129,6 +131,10 @@ class Templates:
         """The pieces with the slots put in."""
         form = self._form
         return "".join([p if isinstance(p, str) else form(slots[p[0]], p[0], p[1]) for p in pieces])
+
+    def behind(self, question: str) -> str:
+        """What stands between a question and its answer: without spaces, a line break at a stop."""
+        return "\n" if not self.join and question.endswith(self.stop) else self.join
 
     def _form(self, text: str, slot: str, spec: str) -> str:
         if slot == "body":
@@ -204,7 +210,7 @@ def parse_templates(source: str, name: str, language: str, domain: str | None) -
     import yaml
 
     content = yaml.load(source, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    head = ("stop", "join", "links", "lower", "intro")
+    head = ("stop", "join", "more", "links", "lower", "intro")
     known = {*head, *TASK_GROUPS, *FRAME_GROUPS}
     if wrong := content.keys() ^ known:
         what = ", ".join(sorted(wrong))
@@ -214,6 +220,7 @@ def parse_templates(source: str, name: str, language: str, domain: str | None) -
         language,
         content["stop"],
         content["join"],
+        content["more"],
         frozenset(content["links"]),
         frozenset(content["lower"]),
         {group: reader.templates(group, content[group]) for group in TASK_GROUPS},
