@@ -158,7 +158,7 @@ def _turns(
     for turn, start, stop, _ in document.meta.get("read") or []:
         marks[turn].append((start, stop, "read", None))
     for number, record in enumerate(records):
-        kinds = zip(("question", "answer"), record.get("places") or (), strict=False)
+        kinds = zip(("question", "answer"), record.get("places") or [], strict=False)
         for kind, (turn, start, stop) in kinds:
             marks[turn].append((start, stop, kind, number))
     for turn, found in zip(document.turns, marks, strict=True):
