@@ -12,7 +12,7 @@ Shapes: L layers, B slots, K kv heads, S window, H head dim, N query heads, G = 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,25 @@ from model.config import LlamaConfig
 
 BLOCK = 128  # positions read at a time; a window is whole blocks
 
-# (cache, layer, q [B, N, H], k and v of the new token [B, K, H], length int32[B]) -> [B, N, H]
-Read = Callable[["Cache", jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-
 
 class Cache(NamedTuple):
     """Keys (already rotated) and values, both [L, B, K, S, H] in the compute dtype."""
 
     keys: jax.Array
     values: jax.Array
+
+
+class Access(NamedTuple):
+    """How a step uses a cache.
+
+    Attributes:
+        read: (cache, layer, q [B, N, H], k and v of the new token [B, K, H], length int32[B]) ->
+            [B, N, H], attention over the first `length` positions of each slot and the new token.
+        write: (cache, keys and values of the new token [L, B, K, H], length) -> the cache with it.
+    """
+
+    read: Callable[[Cache, Any, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    write: Callable[[Cache, jax.Array, jax.Array, jax.Array], Cache]
 
 
 def make_cache(

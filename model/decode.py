@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import Attend
-from model.cache import Cache, Read, write_tokens
+from model.cache import Access, Cache
 from model.config import LlamaConfig
 from model.llama import Block, Params, RMSNorm, cast_only, embed, head_matrix
 from model.rope import inverse_frequencies, rotations
@@ -56,7 +56,7 @@ def token_pass(
     cache: Cache,
     tokens: jax.Array,
     length: jax.Array,
-    read: Read,
+    access: Access,
 ) -> tuple[jax.Array, Cache]:
     """One token of every slot, int32[B], at position `length` [B].
 
@@ -73,7 +73,7 @@ def token_pass(
 
         def look(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
             kept.append((k[:, 0], v[:, 0]))
-            return read(cache, index, q[:, 0], k[:, 0], v[:, 0], length)[:, None]
+            return access.read(cache, index, q[:, 0], k[:, 0], v[:, 0], length)[:, None]
 
         x = nnx.merge(graph, weights)(x, rotation, segment_ids, look)
         return x, kept[0]
@@ -87,7 +87,7 @@ def token_pass(
     if config.padded_vocab_size > config.vocab_size:
         real = jnp.arange(config.padded_vocab_size) < config.vocab_size
         logits = jnp.where(real, logits, -jnp.inf)
-    return logits, write_tokens(cache, keys, values, length)
+    return logits, access.write(cache, keys, values, length)
 
 
 def cast(params: Params, dtype: jnp.dtype) -> Params:

@@ -114,9 +114,9 @@ class Engine:
         self._dtype = jnp.dtype(dtype)
         params = cast(params, self._dtype)
         self._params = unstacked(params) if platform == "cpu" else params
-        attend, read = choose_attention(platform, self._dtype, mesh)
+        attend, access = choose_attention(platform, self._dtype, mesh)
         program = Program(
-            config, tuple(self._stop_ids), generation.steps, generation.logprobs, attend, read
+            config, tuple(self._stop_ids), generation.steps, generation.logprobs, attend, access
         )
         self._admit_jit, self._run_jit = program.jit(mesh)
         self._lag = 0 if platform == "cpu" else 1  # dispatches under way beside the one looked at

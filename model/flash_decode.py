@@ -1,4 +1,4 @@
-"""Attention of one new token per slot over its cached prefix, as a Pallas kernel for TPUs.
+"""The cache on TPUs as two Pallas kernels: attention of one new token per slot, and writing it down.
 
 The cache stays where it is and as it is, all layers in one array: the kernel is told the layer, and
 reads of each slot the blocks that hold its prefix. A block behind the prefix's end is not read: its
@@ -6,7 +6,8 @@ index is that of the last one inside, and the pipeline does not fetch a block tw
 token's own key and value are not in the cache yet; they start the running maximum and sum.
 
 (jax.experimental.pallas.ops.tpu.paged_attention wants pages of one layer, so that a scan over layers
-would first cut the layer's pages out of the stack; and pages of a fixed-window slot buy nothing.)
+would first cut the layer's pages out of the stack; and pages of a fixed-window slot buy nothing. A scatter of
+XLA's would want the cache in a layout of its own, and copy all of it there and back at every dispatch.)
 
 Shapes: L layers, B slots, K kv heads, S window, H head dim, N query heads, G = N / K.
 """
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+_TILE_BYTES = 32  # of a column of a tile in memory: 8 rows of float32, 16 of bfloat16
 BLOCK = 1024  # positions read at a time: large enough to hide what a grid step costs
 
 
@@ -75,6 +77,42 @@ def flash_decode(
         values,
     )
     return out.reshape(B, N, H)
+
+
+def append(
+    cache: jax.Array, new: jax.Array, length: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+    """Puts one token per slot, [L, B, K, H], at position `length` [B] of [L, B, K, S, H], in place."""
+    L, B, K, S, H = cache.shape
+    rows = _TILE_BYTES // cache.dtype.itemsize  # what a row cannot be written without
+
+    def tile(b: Any, length: Any) -> tuple[Any, ...]:
+        return 0, b, 0, jnp.minimum(length[b] // rows, S // rows - 1), 0
+
+    def token(b: Any, length: Any) -> tuple[Any, ...]:
+        return 0, b, 0, 0, 0
+
+    def kernel(length: Any, new: Any, old: Any, out: Any) -> None:
+        row = length[pl.program_id(0)] % rows
+        here = jax.lax.broadcasted_iota(jnp.int32, out.shape, 3) == row
+        out[...] = jnp.where(here, new[...], old[...])
+
+    return pl.pallas_call(
+        kernel,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(B,),
+            in_specs=[
+                pl.BlockSpec((L, 1, K, 1, H), token),
+                pl.BlockSpec((L, 1, K, rows, H), tile),
+            ],
+            out_specs=pl.BlockSpec((L, 1, K, rows, H), tile),
+        ),
+        out_shape=jax.ShapeDtypeStruct(cache.shape, cache.dtype),
+        input_output_aliases={2: 0},
+        interpret=interpret,
+        name="append",
+    )(length, new[:, :, :, None].astype(cache.dtype), cache)
 
 
 def block_of(window: int) -> int:

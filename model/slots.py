@@ -5,7 +5,6 @@ Pure functions of (weights, cache, slots), so that they can be compiled for a ma
 Shapes: B slots, V padded vocabulary, T prompt bucket.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,10 +14,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model import attention
-from model.cache import Cache, Read, cache_sharding, read_blocks, write_prompt
+from model.cache import Access, Cache, cache_sharding, read_blocks, write_prompt, write_tokens
 from model.config import LlamaConfig
 from model.decode import prompt_pass, token_pass
-from model.flash_decode import flash_decode
+from model.flash_decode import append, flash_decode
 from model.llama import Params
 from model.sampling import Settings, next_tokens
 
@@ -55,7 +54,7 @@ class Program:
         steps: most steps of one `run`.
         logprobs: whether a token's log-probability is computed too.
         attend: attention within a prompt.
-        read: attention of a step over the cache.
+        access: how a step reads and writes the cache.
     """
 
     config: LlamaConfig
@@ -63,7 +62,7 @@ class Program:
     steps: int
     logprobs: bool
     attend: attention.Attend
-    read: Read
+    access: Access
 
     def admit(
         self, params: Params, cache: Cache, slots: Slots, tokens: jax.Array, row: Row
@@ -119,7 +118,9 @@ class Program:
     ) -> tuple[Cache, Slots, dict[str, jax.Array]]:
         """One token of every slot, [B]; -1 for a slot that is not at work."""
         active = slots.active
-        logits, cache = token_pass(params, self.config, cache, slots.token, slots.length, self.read)
+        logits, cache = token_pass(
+            params, self.config, cache, slots.token, slots.length, self.access
+        )
         token = next_tokens(logits, slots.settings, slots.seen, slots.written, active)
         given = {"tokens": jnp.where(active, token, -1)}
         if self.logprobs:
@@ -152,44 +153,33 @@ class Program:
 
 def choose_attention(
     platform: str, dtype: jnp.dtype, mesh: Mesh | None
-) -> tuple[attention.Attend, Read]:
-    """Attention within a prompt, and of a step over the cache, as they run best on a platform."""
+) -> tuple[attention.Attend, Access]:
+    """Attention within a prompt, and the use of the cache, as they run best on a platform."""
     _, attend = attention.select("auto", platform, dtype)
-    if attend is not attention.xla and mesh is not None:
-        heads = P(None, None, "tensor", None)
-        attend = jax.shard_map(
-            attend,
-            mesh=mesh,
-            in_specs=(heads, heads, heads, P()),
-            out_specs=heads,
-            check_vma=False,
-        )
+    heads, cached = P(None, "tensor"), P(None, None, "tensor")
+
+    def dealt(kernel: Any, inputs: tuple[P, ...], output: P) -> Any:
+        """A kernel is never partitioned by the compiler: heads are dealt out by hand."""
+        if mesh is None:
+            return kernel
+        return jax.shard_map(kernel, mesh=mesh, in_specs=inputs, out_specs=output, check_vma=False)
+
+    if attend is not attention.xla:
+        within = P(None, None, "tensor", None)
+        attend = dealt(attend, (within, within, within, P()), within)
     if platform != "tpu":
-        return attend, read_blocks
-    kernel = flash_decode
-    if mesh is not None:
-        # A kernel is never partitioned by the compiler: heads are dealt out by hand.
-        cached, heads = P(None, None, "tensor"), P(None, "tensor")
-        kernel = jax.shard_map(
-            kernel,
-            mesh=mesh,
-            in_specs=(cached, cached, P(), heads, heads, heads, P()),
-            out_specs=heads,
-            check_vma=False,
-        )
-    return attend, functools.partial(_read_with, kernel)
+        return attend, Access(read_blocks, write_tokens)
+    inputs = (cached, cached, P(), heads, heads, heads, P())
+    decode = dealt(flash_decode, inputs, heads)
+    put = dealt(append, (cached, cached, P()), cached)
 
+    def read(cache: Cache, layer: Any, *rest: jax.Array) -> jax.Array:
+        return decode(cache.keys, cache.values, jnp.asarray(layer), *rest)
 
-def _read_with(
-    kernel: Any,
-    cache: Cache,
-    layer: jax.Array,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    length: jax.Array,
-) -> jax.Array:
-    return kernel(cache.keys, cache.values, jnp.asarray(layer), q, k, v, length)
+    def write(cache: Cache, keys: jax.Array, values: jax.Array, length: jax.Array) -> Cache:
+        return Cache(put(cache.keys, keys, length), put(cache.values, values, length))
+
+    return attend, Access(read, write)
 
 
 def empty_slots(slots: int, config: LlamaConfig) -> Slots:
