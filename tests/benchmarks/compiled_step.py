@@ -135,7 +135,7 @@ def compile_step(
             .memory_analysis()
         )
     except jax.errors.JaxRuntimeError as error:
-        print(f"{what}: does not fit: {" ".join(str(error).split())[:600]}")
+        print(f"{what}: does not fit: {' '.join(str(error).split())[:600]}")
         return False
     print(
         f"{what}: state {state_bytes(plan) / 2**30:.2f} GiB, "
