@@ -170,6 +170,7 @@ def preparation(corpus: Path, sample_streams: Path, tmp_path: Path) -> Path:
         "tokenizer": str(sample_streams / "tokenizer"),
         "seq_len": 64,
         "heldout": {"fraction": 0},
+        "clean": None,
         "workers": 1,
         "corpora": {"articles": {"path": str(corpus), "fields": {"text": "text"}}},
     }
