@@ -50,7 +50,20 @@ def stage(tokenizer, tally=None, seq_len=2048, chat=ChatConfig(), **settings):  
     )
 
 
-WORDS = ["cells", "tumour", "gene", "therapy", "patients", "blood", "protein", "dose", "risk", "study", "growth", "tissue"]
+WORDS = [
+    "cells",
+    "tumour",
+    "gene",
+    "therapy",
+    "patients",
+    "blood",
+    "protein",
+    "dose",
+    "risk",
+    "study",
+    "growth",
+    "tissue",
+]
 
 
 def prose(paragraphs, seed=0, heading=None):
@@ -231,6 +244,53 @@ def test_opinions_are_read_section_by_section(tokenizer):
     assert whole.id == opinion.id
     [*parts] = stage(tokenizer, sections="never", seq_len=1024)([opinion])
     assert not any("section" in item.meta for item in parts)
+
+
+ODD = {
+    "spaces": "a " + " " * 40000 + "b",
+    "lines": "a\n" * 20000,
+    "blank lines": "\n" * 40000 + "x",
+    "leader dots": "." * 40000,
+    "stops": ". " * 20000,
+    "one word": "x" * 40000,
+    "quotes": '"' * 40000,
+    "headings": "RESULTS\n" * 5000,
+    "connectives": "However, " * 4000,
+    "characters": "知" * 13000,
+    "emoji": "🙂" * 10000,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("sections", ["long", "always"])
+def test_odd_texts_fit_and_lose_nothing(tokenizer, name, sections):
+    odd = document(ODD[name])
+    settings = {"sections": sections, "title": "first_line"}
+    parts = list(stage(tokenizer, seq_len=1024, **settings)([odd]))
+    assert rejoined(odd, parts) == ODD[name]
+    assert all(len(part.encoded.tokens) <= 1024 for part in parts)
+
+
+CHINESE = """高血压是指动脉血压持续升高的慢性疾病。长期血压升高会损害心脏和血管，因此患者应当定期测量血压。
+研究共纳入328名患者，平均年龄为56岁。药物可以降低血压，但是部分患者会出现头晕等不良反应。
+由于肾脏参与水和盐的代谢，肾功能不全的患者更容易出现血压升高。此外，肥胖也会增加发病的风险。
+也就是说，控制体重有助于降低血压。本文主要介绍高血压的诊断和治疗方法。"""
+
+
+def test_a_chinese_text_is_composed_in_chinese(tokenizer):
+    finished = [
+        item
+        for n in range(12)
+        for item in stage(tokenizer, domain={"zh": "医学", "en": "medicine"})(
+            [document(CHINESE + "　" * n, "高血压的防治", language="zh")]
+        )
+    ]
+    families = {task["family"] for item in finished for task in item.meta["tasks"]}
+    assert families >= {"nli", "cause", "paraphrase", "definition", "topic", "title", "completion"}
+    for item in finished:
+        text = item.turns[0].text
+        assert not any(character.isascii() and character.isalpha() for character in text)
+        assert " " not in text.replace("\n- ", "\n")  # options are a list
 
 
 # --- conversations --------------------------------------------------------------------------------
