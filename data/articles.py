@@ -10,7 +10,7 @@ A recipe reads them by `fields: {text: sections, title: title, id: pmid}`.
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from data.broken import Broken, Numbered
@@ -45,7 +45,7 @@ def pubmed_rows(file: io.BufferedIOBase, max_bytes: int) -> Iterator[Numbered]:
     mesh, keywords, doi, pmcid`. A record without an abstract has no sections.
     """
     for line, record in xml_records(file, PUBMED_RECORDS, max_bytes):
-        yield line, record if isinstance(record, Broken) else _pubmed_row(record)
+        yield line, _row(record, _pubmed_row)
 
 
 def jats_rows(file: io.BufferedIOBase, max_bytes: int) -> Iterator[Numbered]:
@@ -55,7 +55,18 @@ def jats_rows(file: io.BufferedIOBase, max_bytes: int) -> Iterator[Numbered]:
     section), `abstract, body` (the same, apart), `pmid, pmcid, doi, journal, year, language`.
     """
     for line, record in xml_records(file, JATS_RECORDS, max_bytes):
-        yield line, record if isinstance(record, Broken) else _jats_row(record)
+        yield line, _row(record, _jats_row)
+
+
+def _row(
+    record: ET.Element | Broken, make: Callable[[ET.Element], dict[str, Any]]
+) -> dict[str, Any] | Broken:
+    if isinstance(record, Broken):
+        return record
+    try:
+        return make(record)
+    except RecursionError:
+        return Broken("nested too deeply: elements within elements without end", "")
 
 
 def _pubmed_row(record: ET.Element) -> dict[str, Any]:

@@ -213,6 +213,17 @@ def test_a_record_that_is_too_long_is_set_aside():
     assert found[2][0] == text[: text.index(pubmed_article(3, LABELLED))].count("\n") + 1
 
 
+def test_elements_within_elements_without_end_are_set_aside():
+    deep = f"<AbstractText>{'<b>' * 50_000}x{'</b>' * 50_000}</AbstractText>"
+    text = HEAD + pubmed_article(1, deep) + pubmed_article(2, LABELLED) + TAIL
+    first, second = (row for _, row in pubmed(text))
+    assert first.reason.startswith("nested too deeply")
+    assert second["pmid"] == "2"
+    deep = "<sec><title>T</title>" * 50_000 + "</sec>" * 50_000
+    ((_, row),) = rows(jats_rows, f"<article><body>{deep}</body></article>")
+    assert row.reason.startswith("nested too deeply")
+
+
 JATS = """<?xml version="1.0"?>
 <!DOCTYPE article PUBLIC "-//NLM//DTD JATS (Z39.96) Journal Archiving v1.2//EN" "JATS-archivearticle1.dtd">
 <article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" xml:lang="en">
