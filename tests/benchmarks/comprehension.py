@@ -20,7 +20,18 @@ from data.comprehension.vocabulary import Vocabulary, load_vocabulary
 from data.tokenizer import load_tokenizer
 from tests.data.comprehension.published import NUM_SAMPLES, article, is_mined, published_tasks
 
-COLUMNS = ("inference", "contrast", "addition", "restatement", "cause", "keyword", "definition", "topic", "question", "section")
+COLUMNS = (
+    "inference",
+    "contrast",
+    "addition",
+    "restatement",
+    "cause",
+    "keyword",
+    "definition",
+    "topic",
+    "question",
+    "section",
+)
 
 
 def samples_vocabulary(folder: Path) -> Vocabulary:
@@ -31,7 +42,13 @@ def samples_vocabulary(folder: Path) -> Vocabulary:
 
 def kind_of(task: Mined) -> str:
     """The column of a task; twins share the first of theirs."""
-    names = {"entail": "inference", "contradict": "contrast", "different": "contrast", "neutral": "addition", "similar": "restatement"}
+    names = {
+        "entail": "inference",
+        "contradict": "contrast",
+        "different": "contrast",
+        "neutral": "addition",
+        "similar": "restatement",
+    }
     return names.get(task.label, task.family)
 
 
@@ -59,7 +76,9 @@ def table(folder: Path) -> str:
     """The table of all samples."""
     language, vocabulary = load_language("en"), samples_vocabulary(folder)
     lines = [
-        "| document | " + " | ".join(COLUMNS) + " | published, distinct and sound | of these mined |",
+        "| document | "
+        + " | ".join(COLUMNS)
+        + " | published, distinct and sound | of these mined |",
         "|---" * (len(COLUMNS) + 3) + "|",
     ]
     total: Counter[str] = Counter()

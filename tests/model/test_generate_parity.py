@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.model.tiny_models import SHAPES, make_folder, make_tokenizer, sample_texts
 
 from data.document import Turn
 from data.generator import Prompt, Sampling
 from model.config import GenerationConfig
 from model.generate import open_engine
+from tests.model.tiny_models import SHAPES, make_folder, make_tokenizer, sample_texts
 
 MARGIN = 1e-3
 NEW = 24
