@@ -18,6 +18,7 @@ from data.page import family_class, page
 
 SAMPLES = 3  # shown of each reason
 SAMPLE_CHARS = 240
+LISTED = 50  # entries of a list that are shown
 Samples = Mapping[tuple[str, str], Sequence[Mapping[str, str]]]
 
 # Told by the parts of the page; every other key of a card has a table of its own.
@@ -256,13 +257,13 @@ def _table_of(value: Any) -> str:
     """A table for counts however deep they lie; one whose entries are alike has columns."""
     if isinstance(value, Mapping):
         inner = [entry for entry in value.values() if isinstance(entry, Mapping)]
-        flat = all(not isinstance(v, Mapping | list) for entry in inner for v in entry.values())
+        flat = all(not isinstance(v, Mapping) for entry in inner for v in entry.values())
         if inner and len(inner) == len(value) and flat:
             keys = list(dict.fromkeys(key for entry in inner for key in entry))
             head = "".join(f"<th>{_words(key)}</th>" for key in keys)
             lines = "".join(
                 f"<tr><th>{_text(str(name))}</th>"
-                + "".join(f'<td class="count">{_number(entry.get(key, ""))}</td>' for key in keys)
+                + "".join(f'<td class="count">{_cell(entry.get(key, ""))}</td>' for key in keys)
                 + "</tr>"
                 for name, entry in value.items()
             )
@@ -273,8 +274,18 @@ def _table_of(value: Any) -> str:
         )
         return f'<table class="grid">{lines}</table>'
     if isinstance(value, list):
-        return "<br>".join(_table_of(entry) for entry in value[:50])
+        return "<br>".join(_table_of(entry) for entry in value[:LISTED])
     return _number(value)
+
+
+def _cell(value: Any) -> str:
+    """A number, a word, or how many things are listed, which can be unfolded."""
+    if not isinstance(value, list):
+        return _number(value)
+    if not value:
+        return "0"
+    listed = "".join(f"<p>{_number(entry)}</p>" for entry in value[:LISTED])
+    return f"<details><summary>{len(value):,}</summary>{listed}</details>"
 
 
 def _leaves(counts: Any) -> Iterable[int]:
