@@ -21,6 +21,21 @@ REWRITES = ("comprehension", "synthesis", "tuning")
 
 
 @dataclass(frozen=True)
+class Writer:
+    """What writes text for `convert: synthesis`.
+
+    Attributes:
+        generate: continues prompts, on this machine's devices or on a server.
+        model: names it in the journal, so that another model's texts are not taken for its own.
+        tokenizer: counts the tokens of prompts; None: that of the stream.
+    """
+
+    generate: Generate
+    model: str
+    tokenizer: Tokenizer | None = None
+
+
+@dataclass(frozen=True)
 class Conversion:
     """All that converting and tokenizing one corpus needs; every process makes the same of it.
 
@@ -32,7 +47,7 @@ class Conversion:
         add_bos, add_eos: whether a text begins with BOS and ends with EOS.
         vocabularies: language and model file of each vocabulary of domain words.
         measured: share of the documents whose tokens before conversion are counted.
-        generate: what writes text, for `convert: synthesis`.
+        writer: what writes text, for `convert: synthesis`. It stays in its process.
     """
 
     name: str
@@ -43,7 +58,7 @@ class Conversion:
     add_eos: bool
     vocabularies: tuple[tuple[str, str], ...] = ()
     measured: float = 0.0
-    generate: Generate | None = None
+    writer: Writer | None = None
 
     def told(self) -> dict[str, str]:
         """Language to the fingerprint of each vocabulary, for the card."""
@@ -58,8 +73,13 @@ class Conversion:
         counts = {"tokens": len(self.tokenizer.encode(text)), "words": len(words_of(text))}
         tally.add({"measured": {"documents": 1, "bytes": document.num_bytes, **counts}})
 
-    def stage(self, tally: Tally) -> Stage:
-        """What documents go through between cleaning and tokenizing."""
+    def stage(self, tally: Tally, work: str | None = None) -> Stage:
+        """What documents go through between cleaning and tokenizing.
+
+        Args:
+            tally: gets what was counted.
+            work: how the paths begin of what a killed run shall find again; None keeps nothing.
+        """
         if self.corpus.convert == "raw":
             return lambda documents: documents
         if self.corpus.convert == "conversation":
@@ -87,7 +107,20 @@ class Conversion:
                 seq_len=self.seq_len,
                 tally=tally,
             )
-        raise NotImplementedError(self.corpus.convert)
+        from data.synthesis.synthesize import synthesize
+
+        assert self.writer is not None
+        return functools.partial(
+            synthesize,
+            config=self.corpus.synthesis,
+            generate=self.writer.generate,
+            tokenizer=self.tokenizer,
+            seq_len=self.seq_len,
+            tally=tally,
+            work=work,
+            generator_tokenizer=self.writer.tokenizer,
+            model=self.writer.model,
+        )
 
     def encode(
         self,

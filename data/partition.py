@@ -63,6 +63,11 @@ class PartitionTask:
         return epath.Path(self.work) / f"set_aside-{self.partition:05d}.jsonl.zst"
 
     @property
+    def journal(self) -> str:
+        """How the paths begin of what was written for it by a generator."""
+        return f"{self.work}/synthesis-{self.partition:05d}"
+
+    @property
     def documents(self) -> epath.Path:
         """Its converted documents."""
         return epath.Path(self.out) / "documents" / f"part-{self.partition:05d}.jsonl.zst"
@@ -88,9 +93,9 @@ def build_partitions(job: Job, tasks: Sequence[PartitionTask], num_bytes: int) -
     todo = [task for task in tasks if not task.record.exists()]
     if len(todo) < len(tasks):
         print(f"{len(tasks) - len(todo)} of {len(tasks)} partitions were finished before.")
-    # What has a generator works on this machine's devices, one partition at a time.
-    here = [task for task in todo if task.conversion.generate is not None]
-    apart = [task for task in todo if task.conversion.generate is None]
+    # What has a writer works on this machine's devices, one partition at a time.
+    here = [task for task in todo if task.conversion.writer is not None]
+    apart = [task for task in todo if task.conversion.writer is None]
     total = num_bytes / max(len(tasks), 1)
     job.executor.run("preparing", build_partition, apart, total * len(apart))
     for task in here:
@@ -103,7 +108,7 @@ def build_partition(task: PartitionTask, report: Report) -> None:
     conversion, flow = task.conversion, _Flow(task, tally, clock)
     documents = flow.trained_on()
     documents = clock.through("compare", task.decision.stage(task.name, tally)(documents))
-    documents = conversion.stage(tally)(flow.converting(documents))
+    documents = conversion.stage(tally, task.journal)(flow.converting(documents))
     documents = flow.converted(clock.through(conversion.corpus.convert, documents))
     with rows_lib.whole_file(task.documents) as local, zstandard.open(local, "wb") as file:
 
@@ -168,8 +173,7 @@ class _Flow:
         """Checks, when all have come, that conversion has lost no document."""
         left: set[str] = set()
         for document in documents:
-            parents = document.meta.get("parent", document.id)
-            left.update([parents] if isinstance(parents, str) else parents)
+            left.update(document.meta.get("parents", [document.meta.get("parent", document.id)]))
             yield document
         lost = self.entered - left - self.tally.removed
         if lost:

@@ -24,7 +24,7 @@ Flags that are not ours go to Apache Beam, if `--beam_runner=NAME` is there (doc
 import heapq
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data import rows as rows_lib
@@ -32,11 +32,10 @@ from data.card import Counts, add_counts, make_card, print_profile, print_table
 from data.card_page import write_card_page
 from data.cleaning import CleanTask, clean_corpora
 from data.config import PrepareConfig
-from data.conversion import REWRITES, Conversion
+from data.conversion import REWRITES, Conversion, Writer
 from data.corpus import Corpus, read_corpora
 from data.decision import Decision, decide
 from data.executor import Executor
-from data.generator import Generate
 from data.heldout import finish_heldout
 from data.job import Job, identity
 from data.partition import (
@@ -45,7 +44,7 @@ from data.partition import (
     partition_tasks,
     stream_facts,
 )
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, load_tokenizer
 from data.vocabularies import domain_vocabularies, tokenizer_texts
 
 # Text of a corpus whose tokens are counted before conversion too, where conversion rewrites it.
@@ -56,7 +55,7 @@ def prepare(
     config: PrepareConfig,
     *,
     executor: Executor | None = None,
-    generate: Generate | None = None,
+    open_writer: Callable[[PrepareConfig], Writer] | None = None,
     profile: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Prepares every corpus of a recipe and gives its `stream.json`, by name.
@@ -64,7 +63,8 @@ def prepare(
     Args:
         config: the recipe.
         executor: where the passes run; default: processes of this machine.
-        generate: what writes the pairs of `convert: synthesis`.
+        open_writer: gives what writes the pairs of `convert: synthesis`; called where there is a
+            corpus to write for.
         profile: print processor seconds per stage at the end.
 
     Raises:
@@ -86,11 +86,15 @@ def prepare(
         corpora, cleaned = clean_corpora(job, corpora)
     with job.timed("decide"):
         decision = decide(job, cleaned)
+    writes = any(config.corpora[name].convert == "synthesis" for name in pending)
+    if writes and open_writer is None:
+        raise ValueError("convert: synthesis needs a generator; run python -m data.prepare")
+    writer = open_writer(config) if writes and open_writer else None
     with job.timed("vocabularies"):
         tokenizer = job.save_tokenizer(lambda: tokenizer_texts(job, corpora, decision))
         tasks = {}
         for name in pending:
-            conversion = _conversion(job, corpora[name], decision, tokenizer, generate)
+            conversion = _conversion(job, corpora[name], decision, tokenizer, writer)
             tasks[name] = partition_tasks(job, corpora[name], decision, conversion)
     with job.timed("partitions"):
         num_bytes = sum(corpora[name].counts["bytes"] for name in pending)
@@ -130,19 +134,27 @@ def main(argv: list[str] | None = None) -> None:
             _print_plan(Job(config, executor))
             return
         try:
-            generate = _generator(config)
             profile = bool(options.flags["profile"])
-            prepare(config, executor=executor, generate=generate, profile=profile)
+            prepare(config, executor=executor, open_writer=_open_writer, profile=profile)
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command to go on; finished partitions are kept.")
             raise SystemExit(130) from None
 
 
-def _generator(config: PrepareConfig) -> Generate | None:
-    """What writes the pairs of `convert: synthesis`, where a corpus asks for it."""
-    if all(corpus.convert != "synthesis" for corpus in config.corpora.values()):
-        return None
-    raise NotImplementedError
+def _open_writer(config: PrepareConfig) -> Writer:
+    """The recipe's generator: a model on this machine's devices, or a server."""
+    generator = config.generator
+    assert generator is not None
+    named = load_tokenizer(generator.tokenizer) if generator.tokenizer else None
+    if generator.kind == "openai":
+        from data.server import Server
+
+        return Writer(Server(generator).generate, generator.model, named)
+    from model.config import GenerationConfig
+    from model.generate import open_engine
+
+    engine = open_engine(generator.model, GenerationConfig.model_validate(generator.engine))
+    return Writer(engine.generate, generator.model, named or engine.tokenizer)
 
 
 def _conversion(
@@ -150,7 +162,7 @@ def _conversion(
     corpus: Corpus,
     decision: Decision,
     tokenizer: Tokenizer,
-    generate: Generate | None,
+    writer: Writer | None,
 ) -> Conversion:
     """How the documents of a corpus are converted, its vocabularies trained."""
     config = job.config
@@ -163,7 +175,7 @@ def _conversion(
         add_eos=config.add_eos,
         vocabularies=domain_vocabularies(job, corpus, decision),
         measured=1.0 if config.count_tokens_in else MEASURED_BYTES / corpus.counts["bytes"],
-        generate=generate if config.corpora[corpus.name].convert == "synthesis" else None,
+        writer=writer if config.corpora[corpus.name].convert == "synthesis" else None,
     )
 
 

@@ -13,7 +13,9 @@ import zstandard
 
 from data.beam import BeamExecutor, split_flags
 from data.config import PrepareConfig
+from data.conversion import Writer
 from data.document import Document
+from data.generator import Completion
 from data.prepare import prepare
 from tests.data.corpora import QUESTION, recipe, write_corpora
 from tests.data.test_prepare import digests
@@ -211,6 +213,35 @@ def test_converted_held_out_rows_lie_beside_the_raw_ones(tmp_path, tokenizer):
     assert told["heldout"]["converted"]["tokens_out"] == converted["tokens"]
     assert 0 < told["tokens_in"] < told["tokens_out"]
     assert told["fertility"]["documents"] == told["documents_kept"]
+
+
+def test_a_generator_writes_pairs_and_its_partitions_are_kept(tmp_path, tokenizer):
+    """A whole partition at a time, in this process; a run that is stopped does not ask again."""
+    asked = []
+
+    def generate(prompts):
+        for prompt in prompts:
+            if len(asked) == 12:
+                asked.append("stop")
+                raise KeyboardInterrupt
+            asked.append(prompt.id)
+            text = "<QUE> What does study 5 ask? <ANS> the risk of heart failure in older adults </END>"
+            yield Completion(prompt.id, text, "stop", 5, 5)
+
+    write_corpora(tmp_path / "in", pages=30)
+    settings = recipe(tmp_path / "o", tmp_path / "in", tokenizer, seq_len=1024)
+    path = settings["corpora"]["reading"]["path"]
+    settings["corpora"] = {"pairs": {"path": path, "convert": "synthesis"}}
+    settings["generator"] = {"kind": "openai", "model": "any"}
+    config = PrepareConfig.model_validate(settings)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, open_writer=lambda config: Writer(generate, "any"))
+    prepare(config, open_writer=lambda config: Writer(generate, "any"))
+    told = card(tmp_path / "o", "pairs")
+    assert len(asked) - 1 == told["synthesis"]["texts"] >= told["documents_kept"]
+    assert told["tasks"]["synthesis"] > 0
+    with pytest.raises(ValueError, match="needs a generator"):
+        prepare(config.model_copy(update={"out_dir": str(tmp_path / "p")}))
 
 
 def test_profile_and_limit(tmp_path, tokenizer):
