@@ -26,16 +26,24 @@ FAMILIES = (
 class FamiliesConfig(Config):
     """Which families of tasks are made. Each can be turned off, as an ablation does."""
 
-    nli: bool = Field(True, description="entailed, contradicted or neutral (two sentences)")
-    cause: bool = Field(True, description="a cause and its effect, asked in both directions")
-    paraphrase: bool = Field(True, description="the same or the opposite said again")
-    keyword: bool = Field(True, description="a sentence from domain words, or words from it")
-    definition: bool = Field(True, description="what a term means")
-    topic: bool = Field(True, description="what a text or a part of it is about")
-    question: bool = Field(True, description="questions from definitions and numbers (ours)")
-    section: bool = Field(True, description="a section's title from its text, and back (ours)")
-    title: bool = Field(True, description="the document's title from its text, and back")
-    completion: bool = Field(True, description="the rest of the text from its beginning")
+    nli: bool = Field(default=True, description="entailed, contradicted or neutral (two sentences)")
+    cause: bool = Field(
+        default=True, description="a cause and its effect, asked in both directions"
+    )
+    paraphrase: bool = Field(default=True, description="the same or the opposite said again")
+    keyword: bool = Field(
+        default=True, description="a sentence from domain words, or words from it"
+    )
+    definition: bool = Field(default=True, description="what a term means")
+    topic: bool = Field(default=True, description="what a text or a part of it is about")
+    question: bool = Field(
+        default=True, description="questions from definitions and numbers (ours)"
+    )
+    section: bool = Field(
+        default=True, description="a section's title from its text, and back (ours)"
+    )
+    title: bool = Field(default=True, description="the document's title from its text, and back")
+    completion: bool = Field(default=True, description="the rest of the text from its beginning")
 
 
 class LayoutConfig(Config):
@@ -45,10 +53,12 @@ class LayoutConfig(Config):
     is asked for it with the chance `one`.
     """
 
-    title: float = Field(0.4, ge=0, description="the title is asked for, or the text from it")
-    completion: float = Field(0.1, ge=0, description="the ending of the text is asked for")
-    both: float = Field(0.4, ge=0, description="both")
-    neither: float = Field(0.1, ge=0, description="mined tasks only")
+    title: float = Field(
+        default=0.4, ge=0, description="the title is asked for, or the text from it"
+    )
+    completion: float = Field(default=0.1, ge=0, description="the ending of the text is asked for")
+    both: float = Field(default=0.4, ge=0, description="both")
+    neither: float = Field(default=0.1, ge=0, description="mined tasks only")
     one: float = Field(
         0.5, ge=0, le=1, description="the only one of title and ending that the text can have"
     )
@@ -108,7 +118,7 @@ class ComprehensionConfig(Config):
         description="keep at most as many tasks of any inference label as the rarest label that "
         "occurs in the text has (the published way: no)",
     )
-    intro: bool = Field(True, description="a sentence between the text and its tasks")
+    intro: bool = Field(default=True, description="a sentence between the text and its tasks")
     form: Literal["text", "chat"] = Field(
         "text",
         description="text: the text and its tasks as running text; chat: one conversation per "

@@ -19,7 +19,9 @@ def _words(code: str) -> re.Pattern[str]:
     return re.compile(f"[{letters}]{{{rules.min_chars},}}")
 
 
-def mine_keywords(reading: Reading, vocabulary: Vocabulary, opened: dict[int, int]) -> Iterator[Mined]:
+def mine_keywords(
+    reading: Reading, vocabulary: Vocabulary, opened: dict[int, int]
+) -> Iterator[Mined]:
     """A task for every sentence that holds enough different keywords.
 
     Args:

@@ -45,14 +45,18 @@ class ClauseRules(Config):
     endings: tuple[tuple[str, str], ...] = Field(
         (), description="(end of a verb, what stands for it in a finite form)"
     )
-    relatives: tuple[str, ...] = Field((), description="words that bring a verb which is not theirs")
+    relatives: tuple[str, ...] = Field(
+        (), description="words that bring a verb which is not theirs"
+    )
     not_first: tuple[str, ...] = Field((), description="words that no clause begins with")
     not_last: tuple[str, ...] = Field((), description="words that no clause or phrase ends with")
     not_in_phrase: str | None = Field(None, description="expression: what shows it is no phrase")
     forbidden: str | None = Field(None, description="expression: what makes a clause unfit")
     hedges: str | None = Field(None, description="expression: adverbs cut off before a connective")
     ends: str | None = Field(None, description="expression: where a clause ends inside a sentence")
-    phrase_ends: str | None = Field(None, description="expression: where a phrase ends; else `ends`")
+    phrase_ends: str | None = Field(
+        None, description="expression: where a phrase ends; else `ends`"
+    )
     comma: str = Field(",", description="what a head clause ends with")
     seconds: tuple[str, ...] = Field((), description="what the clause behind a head may open with")
     missing: str | None = Field(
@@ -95,7 +99,9 @@ class StatementRule(Config):
     before: tuple[str, ...] = Field((), description="what the right side begins with; anything")
     left: str = Field(description="expression: the whole of the left side, with its group `term`")
     right: str = Field(description="expression: the whole of the right side, with its group `rest`")
-    question: str | None = Field(None, description="what the statement answers, with {term}, {verb}")
+    question: str | None = Field(
+        None, description="what the statement answers, with {term}, {verb}"
+    )
     not_left: str | None = Field(None, description="expression: found in no term")
     not_right: str | None = Field(None, description="expression: found in no right side")
 
@@ -106,7 +112,8 @@ class QuestionRule(Config):
     label: Literal["definition", "number"] = "number"
     starts: str | None = Field(None, description="expression: how every such sentence begins")
     trigger: str | None = Field(
-        None, description="expression: found in every such sentence, behind a space, and in few others"
+        None,
+        description="expression: found in every such sentence, behind a space, and in few others",
     )
     pattern: str = Field(description="expression: the whole sentence; its groups fill the others")
     question: str = Field(description="the question, with {group}s")
@@ -133,8 +140,9 @@ class KeywordRules(Config):
     not_sentence: tuple[str, ...] = Field((), description="found in no sentence of theirs")
     general: tuple[str, ...] = Field((), description="words that are in no domain's vocabulary")
     terms: tuple[str, ...] = Field(
-        (), description="terms of some domain that general vocabularies have too; a domain's own "
-        "vocabulary has to have them"
+        (),
+        description="terms of some domain that general vocabularies have too; a domain's own "
+        "vocabulary has to have them",
     )
 
 

@@ -1,7 +1,7 @@
 """All tasks that can be mined from a text, before caps and sampling."""
 
-from data.comprehension.language import Language
 from data.comprehension.keywords import mine_keywords
+from data.comprehension.language import Language
 from data.comprehension.mined import Mined, Section
 from data.comprehension.questions import mine_questions
 from data.comprehension.reading import Reading, read

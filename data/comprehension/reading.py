@@ -29,9 +29,7 @@ class Reading:
     language: Language
     sentences: list[Sentence]
 
-    def hits(
-        self, pattern: re.Pattern[str]
-    ) -> Iterator[tuple[Sentence, re.Match[str]]]:
+    def hits(self, pattern: re.Pattern[str]) -> Iterator[tuple[Sentence, re.Match[str]]]:
         """Matches of `pattern` in the text, each with the sentence that its last character is in.
 
         One pass over the text finds the few sentences worth a closer look.

@@ -69,7 +69,7 @@ def _connectives(code: str) -> _Connectives:
             words = getattr(rules, kind)
             first |= {word[0].lower() + word[1:]: (kind, relation) for word in words}
         for kind in _INNER:
-            kinds |= {word: (kind, relation) for word in getattr(rules, kind)}
+            kinds |= dict.fromkeys(getattr(rules, kind), (kind, relation))
         comma = language.file.clauses.comma
         space = " " if language.file.sentences.spaced else ""
         for word in rules.inserted:
@@ -154,7 +154,7 @@ class _Miner:
         phrase: bool,
         relation: _Relation,
     ) -> Iterator[Mined]:
-        """ "Although A, B": the comma is the first behind which a whole clause begins."""
+        """The pair of "Although A, B": a whole clause begins behind its first comma that can be it."""
         text, comma = self.reading.text, self.clauses.rules.comma
         at = body[0]
         for _ in range(6):
@@ -171,9 +171,7 @@ class _Miner:
             if not self.clauses.is_clause(quoted, begins=True):
                 continue
             right = self._cut(right)
-            pairs = list(
-                self._pair(left, right, match[0], relation, left_phrase=phrase, head=True)
-            )
+            pairs = list(self._pair(left, right, match[0], relation, left_phrase=phrase, head=True))
             if pairs:
                 yield from pairs
                 return
@@ -194,16 +192,20 @@ class _Miner:
             phrase = kind in ("phrases", "subjects")
             right = self._cut(self._body(match.end(), sentence.stop), phrase=phrase)
             whole = cut == start or kind != "subjects"
-            pairs = [] if not whole else list(
-                self._pair(
-                    left,
-                    right,
-                    match[0],
-                    relation,
-                    left_phrase=kind == "subjects",
-                    right_phrase=phrase,
-                    joint=True,
-                    cut=cut > start,
+            pairs = (
+                []
+                if not whole
+                else list(
+                    self._pair(
+                        left,
+                        right,
+                        match[0],
+                        relation,
+                        left_phrase=kind == "subjects",
+                        right_phrase=phrase,
+                        joint=True,
+                        cut=cut > start,
+                    )
                 )
             )
             yield from pairs
@@ -215,9 +217,7 @@ class _Miner:
     def _inserted(
         self, sentence: Sentence, match: re.Match[str], start: int, relation: _Relation
     ) -> Iterator[Mined]:
-        """ "In most people, however, B": B with what stands before the connective, and the sentence
-        before.
-        """
+        """The pair of "In most people, however, B": that without its "however", and the one before."""
         reading = self.reading
         if (
             not match[0].startswith(self.clauses.rules.comma)
@@ -245,7 +245,10 @@ class _Miner:
         ):
             return
         yield from _tasks(
-            relation, match[0], reading.as_sentence(first), reading.as_sentence(text),
+            relation,
+            match[0],
+            reading.as_sentence(first),
+            reading.as_sentence(text),
             (before, left, right),
         )
 

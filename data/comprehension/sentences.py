@@ -96,14 +96,14 @@ def split_paragraph(
     text: str, start: int, stop: int, language: Language, spans: list[tuple[int, int]]
 ) -> None:
     """Appends the sentences of `text[start:stop]` to `spans`."""
-    import sentencex
+    from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
     rules = _rules(language.code)
     block = text[start:stop]
     cuts: set[int] = set()
     if ends := [(match.start() + 1, match.end()) for match in rules.ends.finditer(block)]:
         at = 0
-        for piece in sentencex.segment(language.file.sentences.library, block):
+        for piece in segment(language.file.sentences.library, block):
             at += len(piece)
             cuts.add(at)
         if at != len(block):  # it has lost a part of the text: its bounds cannot be placed

@@ -50,7 +50,8 @@ def _statements(
 
 def _compiled(family: str, rule: StatementRule, language: Language) -> _Rule:
     left, right = language.compile(rule.left), language.compile(rule.right)
-    assert left and right
+    assert left is not None
+    assert right is not None
     return _Rule(
         family,
         rule.question,

@@ -101,9 +101,7 @@ def load_vocabulary(
     return Vocabulary(ranks, language.code, fingerprint)
 
 
-def keywords_among(
-    pieces: Iterable[str], general: frozenset[str], language: Language
-) -> list[str]:
+def keywords_among(pieces: Iterable[str], general: frozenset[str], language: Language) -> list[str]:
     """The keywords among the pieces of a domain's SentencePiece model, sorted, lower case.
 
     Args:
@@ -137,9 +135,7 @@ def keywords_among(
     return sorted(words)
 
 
-def _bases(
-    word: str, endings: Iterable[tuple[str, str]], starts: re.Pattern[str]
-) -> Iterable[str]:
+def _bases(word: str, endings: Iterable[tuple[str, str]], starts: re.Pattern[str]) -> Iterable[str]:
     """A word and what it may be made of, as far as that is long enough to be a word itself."""
     yield word
     if len(stem := starts.sub("", word)) >= 5:
@@ -172,7 +168,7 @@ def plain_pieces(pieces: Iterable[str]) -> frozenset[str]:
             begins, word = piece.startswith("▁"), piece.removeprefix("▁")
             if piece.startswith("##"):
                 continue
-        if word and (begins or not word[0].isascii() or not marked and "▁" not in pieces):
+        if word and (begins or not word[0].isascii() or (not marked and "▁" not in pieces)):
             words.add(word)
     return frozenset(words)
 
@@ -211,7 +207,10 @@ class VocabularySample:
         self.num_bytes += len(content)
         # The smallest hashes whose texts together reach `max_bytes`: whether one is among them
         # does not depend on those that came and went.
-        while self._heap and self.num_bytes - (size := len(self._heap[0][1].encode())) >= self.max_bytes:
+        while (
+            self._heap
+            and self.num_bytes - (size := len(self._heap[0][1].encode())) >= self.max_bytes
+        ):
             largest, _ = heapq.heappop(self._heap)
             self._seen.discard(-largest)
             self.num_bytes -= size

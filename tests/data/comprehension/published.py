@@ -57,13 +57,18 @@ def _pairs(text: str, output: str) -> list[Published]:
             once = output.count(match[0].strip())  # in the article, and in a chain's next premise
             if output.count(shown) <= (once if shown == second else 0):
                 continue
-            start = max(text.rfind(mark, 0, match.start() - 1) for mark in (". ", ".\n", "? ", "! "))
+            start = max(
+                text.rfind(mark, 0, match.start() - 1) for mark in (". ", ".\n", "? ", "! ")
+            )
             found.append(Published(kind, (start + 2, match.start()), match.span("second")))
     return found
 
 
 def _keywords(text: str, output: str) -> list[Published]:
-    sentences = [(m.start(), m.end()) for m in re.finditer(r"\S[^.!?\n]*(?:[.!?](?=\S)[^.!?\n]*)*[.!?]", text)]
+    sentences = [
+        (m.start(), m.end())
+        for m in re.finditer(r"\S[^.!?\n]*(?:[.!?](?=\S)[^.!?\n]*)*[.!?]", text)
+    ]
     found = []
     triple = r"(?<![\w,] )(?<!\w)([A-Za-z]{9,}, [A-Za-z]{9,}, [A-Za-z]{9,})(?![\w,])"
     for match in re.finditer(triple, output):
@@ -72,11 +77,17 @@ def _keywords(text: str, output: str) -> list[Published]:
         start = output.rfind("\n\n", 0, match.start())
         stop = output.find("\n\n", match.end())
         block = output[max(start, 0) : stop if stop > 0 else len(output)]
-        quoted = [span for span in sentences if text[slice(*span)] in block and _has(text[slice(*span)], match[0])]
+        quoted = [
+            span
+            for span in sentences
+            if text[slice(*span)] in block and _has(text[slice(*span)], match[0])
+        ]
         # A sentence that the published splitter took for two, or two for one: any that has a word.
         quoted = quoted or [
-            span for span in sentences
-            if text[slice(*span)] in block and any(w in text[slice(*span)] for w in match[0].split(", "))
+            span
+            for span in sentences
+            if text[slice(*span)] in block
+            and any(w in text[slice(*span)] for w in match[0].split(", "))
         ]
         assert quoted, f"no sentence of the article beside {match[0]!r}"
         found.append(Published("keyword", quoted[0]))

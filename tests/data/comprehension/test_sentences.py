@@ -24,7 +24,9 @@ def test_abbreviations_decimals_and_citations_do_not_end_a_sentence():
 
 
 def test_an_unclosed_bracket_or_less_than_holds_no_sentences_together():
-    text = "The time was <30 min. Damage was rare. It healed (as expected. Nobody died. All went home."
+    text = (
+        "The time was <30 min. Damage was rare. It healed (as expected. Nobody died. All went home."
+    )
     assert len(sentences(text)) == 5
 
 
