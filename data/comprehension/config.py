@@ -60,7 +60,10 @@ class LayoutConfig(Config):
     both: float = Field(default=0.4, ge=0, description="both")
     neither: float = Field(default=0.1, ge=0, description="mined tasks only")
     one: float = Field(
-        0.5, ge=0, le=1, description="the only one of title and ending that the text can have"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="the only one of title and ending that the text can have",
     )
 
     @model_validator(mode="after")
