@@ -1,0 +1,106 @@
+"""No stage takes longer per byte for what nobody wrote than for prose, times three."""
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from data.benchmarks import Item
+from data.clean.config import CleanConfig
+from data.clean.decontaminate import TestItems
+from data.clean.stages import Cleaned, cleaner
+from data.clean.survey import Surveyor
+from data.document import Document
+from tests.data.clean.judged import text
+
+SIZE = 1_000_000
+ADVERSARIAL = {
+    "spaces": " " * SIZE,
+    "spaces and a word": "word" + " " * SIZE + "end.",
+    "newlines": "\n" * SIZE,
+    "spaces and newlines": (" " * 50 + "\n") * (SIZE // 51),
+    "tabs": "\t " * (SIZE // 2),
+    "leader dots": "." * SIZE,
+    "dots and pages": ("Chapter " + "." * 90 + " 12\n") * (SIZE // 102),
+    "one word": "a" * SIZE,
+    "digits": "1" * SIZE,
+    "digits apart": "1 " * (SIZE // 2),
+    "no terminators": "word and word " * (SIZE // 14),
+    "hyphens": "-\n" * (SIZE // 2),
+    "cut words": "abc-\n" * (SIZE // 5),
+    "at signs": "a@" * (SIZE // 2),
+    "dotted": "a." * (SIZE // 2) + "@",
+    "plus signs": "+1 " * (SIZE // 3),
+    "braces": "({[" * (SIZE // 3),
+    "joiners": "\u200d" * (SIZE // 3),
+    "wide spaces": "\u3000" * (SIZE // 3),
+    "one character": "血" * (SIZE // 3),
+    "marks on marks": "a" + "\u0301" * (SIZE // 2),
+    "a long line": "Words of one line, no end. " * (SIZE // 27),
+}
+
+
+def prose() -> str:
+    rng = random.Random(0)
+    words = [("".join(rng.choices("etaoinshrdlu", k=rng.randrange(2, 10)))) for _ in range(20_000)]
+    sentences = []
+    while sum(map(len, sentences)) < SIZE:
+        sentence = " ".join(rng.choice(words) for _ in range(rng.randrange(5, 25)))
+        sentences.append(sentence.capitalize() + (".\n\n" if rng.random() < 0.1 else ". "))
+    return "".join(sentences)[:SIZE]
+
+
+def everything() -> Callable[[Document], object]:
+    config = CleanConfig.model_validate(
+        {
+            "personal": {"emails": True, "phones": True, "ids": True},
+            "quality": {"min_stop_words": 0, "max_bullets": 1.0, "min_end_marks": 0.0},
+        }
+    )
+    clean = cleaner(config)
+    items = [Item(str(i), f"a question of words {i}", answers=("word",)) for i in range(50)]
+    items += [Item("d", ". . ."), Item("w", "word and word"), Item("1", "1 1 1 1 1 1")]
+    items += [Item("l", "word and " * 12), Item("t", "word and", answers=("and word",))]
+    base = Surveyor.of(config, corpora=["c"], fraction=0.1)
+    test_items = TestItems.of({"task": items}, config.contamination)
+    surveyor = Surveyor(base.ranks, base.fraction, True, True, test_items)
+
+    def run(document: Document) -> object:
+        done = clean(document)
+        # What the rules take away is noted all the same, as a longer text around it would be.
+        return surveyor.survey(document, Cleaned(done.document or document), "c")
+
+    return run
+
+
+def seconds(run: Callable[[Document], object], document: Document) -> float:
+    best = float("inf")
+    for _ in range(2):
+        start = time.process_time()
+        run(document)
+        best = min(best, time.process_time() - start)
+    return best
+
+
+def test_adversarial_texts_take_no_longer_than_prose():
+    """CPU seconds side by side; the figures are in `tests/benchmarks/cleaning.py`."""
+    run = everything()
+    run(text("warm up"))
+    budget = 3 * seconds(run, text(prose()))
+    slow = {}
+    for name, content in ADVERSARIAL.items():
+        taken = seconds(run, text(content)) / max(len(content.encode()) / SIZE, 0.3)
+        if taken > budget:
+            slow[name] = round(taken / budget * 3, 1)
+    assert not slow
+
+
+@pytest.mark.parametrize("name", list(ADVERSARIAL))
+def test_time_grows_with_the_text_and_no_faster(name):
+    run = everything()
+    run(text("warm up"))
+    content = ADVERSARIAL[name]
+    quarter = seconds(run, text(content[: len(content) // 4]))
+    whole = seconds(run, text(content))
+    assert whole < 12 * quarter + 0.05
