@@ -15,7 +15,7 @@ from data.comprehension.mined import Section
 Spans = list[tuple[int, int]]
 Sentences = Callable[[str], Spans]
 
-# A shorter section is read together with the next one.
+# A shorter section is read together with the next one, the last with the one before.
 MIN_SECTION = 200
 _BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
 _LINE_ENDS = re.compile(r"\n+")
@@ -45,6 +45,8 @@ def by_section(text: str, sections: Sequence[Section], fill: int = 0) -> list[Pa
     """
     parts: list[Part] = []
     start, joined = 0, False
+    if len(sections) > 1 and len(text) - sections[-2].stop < MIN_SECTION:
+        sections = [*sections[:-2], Section(None, sections[-2].start, sections[-1].stop)]
     ends = [_next_line(text, section.stop) for section in sections[:-1]] + [len(text)]
     for n, (section, stop) in enumerate(zip(sections, ends, strict=True)):
         last = n + 1 == len(sections)

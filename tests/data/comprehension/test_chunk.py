@@ -117,6 +117,13 @@ def test_a_short_section_is_read_with_the_next():
     assert by_section(text, sections) == [Part(0, len(text), None, 0)]
 
 
+def test_a_short_last_section_is_read_with_the_one_before():
+    text = "METHODS\n" + "We counted cells. " * 20 + "\nEND\nThat is all."
+    middle = text.index("\nEND")
+    sections = [Section("METHODS", 8, middle - 1), Section("END", middle + 5, len(text))]
+    assert by_section(text, sections) == [Part(0, len(text), None, 0)]
+
+
 def test_a_title_stays_with_the_first_part():
     text = "TITLE\n" + "One two three. " * 20
     first, *others = by_length(text, whole(text, "TITLE", 6), 120, sentences)
