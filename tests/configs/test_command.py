@@ -84,7 +84,7 @@ def test_help_shows_every_field_with_type_default_and_meaning(cls, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("What it does.\n")
     assert "--json=FILE" in shown
-    lines = iter(help_tree(cls, 200).splitlines())
+    lines = iter(help_tree(cls, 500).splitlines())
     for field in walk(cls):  # in order, so that equal names at other levels do not stand in
         indent = "  " * (len(field.path) - 1)
         head = f"{indent}{field.path[-1]}:" + (f" {field.default}" if field.default else "")
