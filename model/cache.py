@@ -2,8 +2,6 @@
 
 - one slot per sequence, a fixed window of positions each: `[L, B, K, S, H]`, so that reading a slot's
   prefix is one contiguous piece per layer and head
-- a step reads the cache of every layer and writes the new token's keys and values afterwards, all
-  layers at once: inside the scan over layers the cache does not change, so nothing copies it
 - attention goes block by block over the prefix in use, with a running maximum and sum. A block that
   lies behind a slot's end adds exactly nothing, so how far the other slots have come is never seen
   in a slot's numbers, bit for bit
@@ -35,13 +33,17 @@ class Access(NamedTuple):
     """How a step uses a cache.
 
     Attributes:
-        read: (cache, layer, q [B, N, H], k and v of the new token [B, K, H], length int32[B]) ->
-            [B, N, H], attention over the first `length` positions of each slot and the new token.
-        write: (cache, keys and values of the new token [L, B, K, H], length) -> the cache with it.
+        attend: (cache, layer, q [B, N, H], k and v of the new token [B, K, H], length int32[B]) ->
+            (attention [B, N, H] over the first `length` positions of each slot and the new token,
+            the cache, with the new token in it or not).
+        finish: (cache, keys and values of the new token [L, B, K, H], length) -> the cache with the
+            new token in it, after all layers.
     """
 
-    read: Callable[[Cache, Any, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-    write: Callable[[Cache, jax.Array, jax.Array, jax.Array], Cache]
+    attend: Callable[
+        [Cache, Any, jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Cache]
+    ]
+    finish: Callable[[Cache, jax.Array, jax.Array, jax.Array], Cache]
 
 
 def make_cache(
@@ -83,16 +85,22 @@ def write_prompt(cache: Cache, slot: jax.Array, keys: jax.Array, values: jax.Arr
     )
 
 
-def write_tokens(cache: Cache, keys: jax.Array, values: jax.Array, length: jax.Array) -> Cache:
-    """Puts one token per slot, [L, B, K, H], at position `length` [B] of its slot."""
+def attend_in_blocks(
+    cache: Cache, layer: Any, q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Writes one token per slot and attends to its prefix and itself, in plain XLA."""
     slots = jnp.arange(length.shape[0])
 
     def write(whole: jax.Array, new: jax.Array) -> jax.Array:
-        # Indices at both sides of a slice: the result's slots come first, [B, L, K, H].
-        new = new.astype(whole.dtype).transpose(1, 0, 2, 3)
-        return whole.at[:, slots, :, length].set(new, mode="drop", unique_indices=True)
+        at = whole.at[layer, slots, :, length]
+        return at.set(new.astype(whole.dtype), mode="drop", unique_indices=True)
 
-    return Cache(write(cache.keys, keys), write(cache.values, values))
+    # Written first, read afterwards: each waits for the other, so the cache is never copied.
+    cache = Cache(write(cache.keys, k), write(cache.values, v))
+    return read_blocks(cache, layer, q, k, v, length), cache
+
+
+IN_BLOCKS = Access(attend_in_blocks, lambda cache, keys, values, length: cache)
 
 
 def read_blocks(

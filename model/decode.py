@@ -20,8 +20,8 @@ from model.config import LlamaConfig
 from model.llama import Block, Params, RMSNorm, cast_only, embed, head_matrix
 from model.rope import inverse_frequencies, rotations
 
-# (x, one layer's weights, its number) -> (x, what the layer gives)
-Layer = Callable[[jax.Array, Params, Any], tuple[jax.Array, Any]]
+# (what goes through the layers, one layer's weights, its number) -> (that, what the layer gives)
+Layer = Callable[[Any, Params, Any], tuple[Any, Any]]
 
 
 def prompt_pass(
@@ -68,18 +68,21 @@ def token_pass(
     rotation = rotations(length[:, None], inverse_frequencies(config))
     segment_ids = jnp.ones_like(tokens)[:, None]
 
-    def layer(x: jax.Array, weights: Params, index: Any) -> tuple[jax.Array, Any]:
+    def layer(carry: tuple, weights: Params, index: Any) -> tuple[tuple, Any]:
+        x, cache = carry
         kept = []
 
         def look(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
-            kept.append((k[:, 0], v[:, 0]))
-            return access.read(cache, index, q[:, 0], k[:, 0], v[:, 0], length)[:, None]
+            out, after = access.attend(cache, index, q[:, 0], k[:, 0], v[:, 0], length)
+            kept.append((after, (k[:, 0], v[:, 0])))
+            return out[:, None]
 
         x = nnx.merge(graph, weights)(x, rotation, segment_ids, look)
-        return x, kept[0]
+        cache, new = kept[0]
+        return (x, cache), new
 
-    x = embed(params["embed"], tokens[:, None])
-    x, (keys, values) = _through(x, params["blocks"], layer)
+    start = embed(params["embed"], tokens[:, None]), cache
+    (x, cache), (keys, values) = _through(start, params["blocks"], layer)
     norm = RMSNorm(config.embed_dim, config.norm_eps)
     norm.scale = nnx.Param(params["final_norm"]["scale"])
     head = head_matrix(params, config, cast_only(x.dtype))
@@ -87,7 +90,7 @@ def token_pass(
     if config.padded_vocab_size > config.vocab_size:
         real = jnp.arange(config.padded_vocab_size) < config.vocab_size
         logits = jnp.where(real, logits, -jnp.inf)
-    return logits, access.write(cache, keys, values, length)
+    return logits, access.finish(cache, keys, values, length)
 
 
 def cast(params: Params, dtype: jnp.dtype) -> Params:
@@ -108,7 +111,7 @@ def unstacked(params: Params) -> Params:
     return {**params, "blocks": tuple(of(i) for i in range(layers))}
 
 
-def _through(x: jax.Array, blocks: Any, layer: Layer) -> tuple[jax.Array, Any]:
+def _through(x: Any, blocks: Any, layer: Layer) -> tuple[Any, Any]:
     """All layers one after the other; what each gives is stacked."""
     if isinstance(blocks, tuple):
         given = []

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model import attention
-from model.cache import Access, Cache, cache_sharding, read_blocks, write_prompt, write_tokens
+from model.cache import IN_BLOCKS, Access, Cache, cache_sharding, write_prompt
 from model.config import LlamaConfig
 from model.decode import prompt_pass, token_pass
 from model.flash_decode import append, flash_decode
@@ -168,13 +168,14 @@ def choose_attention(
         within = P(None, None, "tensor", None)
         attend = dealt(attend, (within, within, within, P()), within)
     if platform != "tpu":
-        return attend, Access(read_blocks, write_tokens)
+        return attend, IN_BLOCKS
     inputs = (cached, cached, P(), heads, heads, heads, P())
     decode = dealt(flash_decode, inputs, heads)
     put = dealt(append, (cached, cached, P()), cached)
 
-    def read(cache: Cache, layer: Any, *rest: jax.Array) -> jax.Array:
-        return decode(cache.keys, cache.values, jnp.asarray(layer), *rest)
+    # All layers are read before any is written: inside the scan over them the cache stays as it is.
+    def read(cache: Cache, layer: Any, *rest: jax.Array) -> tuple[jax.Array, Cache]:
+        return decode(cache.keys, cache.values, jnp.asarray(layer), *rest), cache
 
     def write(cache: Cache, keys: jax.Array, values: jax.Array, length: jax.Array) -> Cache:
         return Cache(put(cache.keys, keys, length), put(cache.values, values, length))
