@@ -33,8 +33,8 @@ def journaled(
     place: str,
     *,
     key: str = "",
-    every: int = EVERY,
-    seconds: float = SECONDS,
+    every: int | None = None,
+    seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generate:
     """`generate` with a journal: what is in it is given from it, the rest is asked and then kept.
@@ -44,10 +44,11 @@ def journaled(
         place: how the paths of the journal's files begin (`work/part-00003-synthesis`); one process
             at a time may write there.
         key: names the model: the answers of another one are not taken for this one's.
-        every: a file is written after so many completions,
-        seconds: or after so long,
+        every: a file is written after so many completions (EVERY),
+        seconds: or after so long (SECONDS),
         clock: on this clock.
     """
+    most, longest = every or EVERY, SECONDS if seconds is None else seconds
 
     def run(prompts: Iterable[Prompt]) -> Iterator[Completion]:
         known = {line["digest"]: line["completion"] for line in _read(place)}
@@ -73,7 +74,7 @@ def journaled(
                 if completion.finish != "error":
                     record = asdict(replace(completion, id=""))
                     kept.append(rows_lib.to_json({"digest": name, "completion": record}))
-                if len(kept) >= every or clock() - written >= seconds:
+                if len(kept) >= most or clock() - written >= longest:
                     _write(place, kept)
                     written = clock()
                 yield completion

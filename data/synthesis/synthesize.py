@@ -290,7 +290,7 @@ def _task(task: Task, entry: Entry) -> dict[str, Any]:
         "question": task.question,
         "answer": task.answer,
         "source_spans": _spans(task, entry),
-        "filter": "accepted",
+        "filter": None,
         "parent": entry.text.document.id,
     }
     if task.options:
