@@ -23,6 +23,7 @@ class Clauses:
         self.relatives = frozenset(rules.relatives)
         self.spaced = language.file.sentences.spaced
         self.forbidden = language.compile(rules.forbidden)
+        self.not_start = language.compile(rules.not_start)
         self.not_in_phrase = language.compile(rules.not_in_phrase)
         self.phrase_ends = language.compile(rules.phrase_ends)
         self.hedges = language.compile(rules.hedges)
@@ -55,7 +56,10 @@ class Clauses:
 
     def is_forbidden(self, text: str) -> bool:
         """Whether there is something in it that no task can quote."""
-        return bool(self.forbidden and self.forbidden.search(text))
+        return bool(
+            (self.not_start and self.not_start.match(text))
+            or (self.forbidden and self.forbidden.search(text))
+        )
 
     def breaks_off(self, text: str) -> bool:
         """Whether it ends with a word that no clause or phrase ends with."""

@@ -33,6 +33,7 @@ def mine_keywords(
     rules, clauses = language.file.keywords, clauses_of(language.code)
     find = _spaced if language.file.sentences.spaced else _unspaced
     low, high = rules.sentence_chars
+    words = vocabulary.words
     found: dict[int, list[tuple[str, int]]] = {}
     sentences, at, last = reading.sentences, 0, len(reading.sentences)
     for word, start in find(text, vocabulary, language.code):
@@ -48,8 +49,8 @@ def mine_keywords(
         sentence = sentences[index]
         if not low <= sentence.stop - sentence.start <= high or not reading.is_statement(sentence):
             continue
-        chosen = _choose(hits, vocabulary.words, rules.max_keywords)
-        if len(chosen) < rules.min_keywords:
+        chosen = _choose(hits, words, rules.max_keywords)
+        if len(chosen) < rules.min_keywords or sum(words[w] for w, _ in chosen) < rules.min_rank:
             continue
         start = opened.get(index, sentence.start)
         body = reading.quote(*_inner(text, start, sentence))

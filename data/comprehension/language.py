@@ -52,6 +52,7 @@ class ClauseRules(Config):
     not_last: tuple[str, ...] = Field((), description="words that no clause or phrase ends with")
     not_in_phrase: str | None = Field(None, description="expression: what shows it is no phrase")
     forbidden: str | None = Field(None, description="expression: what makes a clause unfit")
+    not_start: str | None = Field(None, description="expression: no clause or phrase begins so")
     hedges: str | None = Field(None, description="expression: adverbs cut off before a connective")
     ends: str | None = Field(None, description="expression: where a clause ends inside a sentence")
     phrase_ends: str | None = Field(
@@ -128,6 +129,9 @@ class KeywordRules(Config):
     min_chars: int = Field(description="characters that it has at least")
     min_keywords: int = Field(3, description="keywords that a sentence has at least")
     max_keywords: int = Field(3, description="keywords that are given")
+    min_rank: int = Field(
+        0, description="pieces that the general tokenizer cuts the given keywords into, at least"
+    )
     join: str = Field(", ", description="what stands between them")
     sentence_chars: tuple[int, int] = Field((40, 400), description="shortest and longest sentence")
     endings: tuple[tuple[str, str], ...] = Field(

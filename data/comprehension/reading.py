@@ -23,11 +23,12 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Reading:
-    """A text and its sentences, in text order."""
+    """A text, its sentences and its paragraphs, in text order."""
 
     text: str
     language: Language
     sentences: list[Sentence]
+    paragraphs: list[tuple[int, int]]
 
     def hits(self, pattern: re.Pattern[str]) -> Iterator[tuple[Sentence, re.Match[str]]]:
         """Matches of `pattern` in the text, each with the sentence that its last character is in.
@@ -81,7 +82,12 @@ def read(text: str, language: Language) -> Reading:
     spans: list[tuple[int, int]] = []
     item = re.compile(language.shape(language.file.sentences.item))
     label = label_of(language.code)
-    for number, (start, stop) in enumerate(paragraphs(text, language)):
+    blocks = paragraphs(text, language)
+    short = language.file.clauses.min_chars
+    for number, (start, stop) in enumerate(blocks):
+        if stop - start < short:  # nothing can be mined from it
+            sentences.append(Sentence(start, stop, len(sentences), number))
+            continue
         spans.clear()
         # "METHODS:" and the mark of a list's item are no part of the sentence behind them.
         for mark in (item, label):
@@ -90,7 +96,7 @@ def read(text: str, language: Language) -> Reading:
         split_paragraph(text, start, stop, language, spans)
         for low, high in spans:
             sentences.append(Sentence(low, high, len(sentences), number))
-    return Reading(text, language, sentences)
+    return Reading(text, language, sentences, blocks)
 
 
 def balanced(text: str) -> bool:

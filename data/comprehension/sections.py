@@ -37,7 +37,11 @@ def split_sections(text: str, language: Language) -> list[Section]:
     A section reaches from behind its title to before the next one, without the white space at its
     ends. A text without titles is one section.
     """
-    titles = list(_titles(text, language))
+    return _sections(text, language, paragraphs(text, language))
+
+
+def _sections(text: str, language: Language, spans: list[tuple[int, int]]) -> list[Section]:
+    titles = list(_titles(text, language, spans))
     sections = []
     bounds = [(None, 0, 0), *titles]
     for (title, _, start), (_, stop, _) in zip(
@@ -57,10 +61,11 @@ def _stripped(text: str, start: int, stop: int) -> tuple[int, int]:
     return start, stop
 
 
-def _titles(text: str, language: Language) -> Iterator[tuple[str, int, int]]:
+def _titles(
+    text: str, language: Language, spans: list[tuple[int, int]]
+) -> Iterator[tuple[str, int, int]]:
     """(title, start of its line, where its section's text begins)."""
     rules = _rules(language.code)
-    spans = paragraphs(text, language)
     most = rules.rules.max_chars
     for number, (start, stop) in enumerate(spans):
         if stop - start <= most:
@@ -70,7 +75,10 @@ def _titles(text: str, language: Language) -> Iterator[tuple[str, int, int]]:
             if number and follows and "\n" not in line and (title := _title(line, rules)):
                 yield title, start, stop
                 continue
-        if match := rules.label.match(text, start, min(stop, start + most)):
+        stop = min(stop, start + most)
+        if text.find(":", start, stop) < 0 and text.find("：", start, stop) < 0:
+            continue
+        if match := rules.label.match(text, start, stop):
             yield match["title"], start, match.end()
 
 
@@ -87,7 +95,7 @@ def mine_sections(reading: Reading) -> Iterator[Mined]:
     """A task for every section that has a title and enough text under it."""
     rules = _rules(reading.language.code).rules
     text = reading.text
-    for section in split_sections(text, reading.language):
+    for section in _sections(text, reading.language, reading.paragraphs):
         if section.title is None or section.stop - section.start < rules.min_body_chars:
             continue
         # The body keeps its paragraphs: it is shown as it was read.

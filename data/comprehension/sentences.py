@@ -25,6 +25,7 @@ _LONGEST = 16  # of an abbreviation
 class _Rules:
     ends: re.Pattern[str]  # a terminator, what closes behind it, spaces, before a capital
     abbreviations: frozenset[str]
+    tails: frozenset[str]  # the last two characters of abbreviations
     spaced: bool
     item: re.Pattern[str]
     terminated: re.Pattern[str]
@@ -41,6 +42,7 @@ def _rules(code: str) -> _Rules:
     return _Rules(
         re.compile(f"[{marks}][\"')\\]”’»」』]{{0,3}}{space}(?={language.shape(rules.start)})"),
         frozenset(rules.abbreviations),
+        frozenset(word[-2:] for word in rules.abbreviations),
         rules.spaced,
         re.compile(language.shape(rules.item)),
         re.compile(f"[{marks}:：][\"')\\]”’»」』]{{0,3}}$"),
@@ -108,10 +110,13 @@ def split_paragraph(
             cuts.add(at)
         if at != len(block):  # it has lost a part of the text: its bounds cannot be placed
             cuts.clear()
-        seen, depth = 0, 0
+        seen, depth, brackets = 0, 0, "(" in block
         for mark, end in ends:
-            depth += block.count("(", seen, end) - block.count(")", seen, end)
-            seen = end
+            if brackets:
+                depth += block.count("(", seen, end) - block.count(")", seen, end)
+                seen = end
+            elif end in cuts:
+                continue
             if end in cuts or depth < 0 or (depth and block.find(")", end, end + _ASIDE) < 0):
                 depth = 0  # a bracket that is never closed holds nothing together
             if not depth and end not in cuts and not _is_short(block, mark, rules):
@@ -127,7 +132,11 @@ def split_paragraph(
             low += 1
         if high <= low:
             continue
-        if cut < len(block) and _word_before(block, high) in rules.abbreviations:
+        if (
+            cut < len(block)
+            and block[high - 2 : high] in rules.tails
+            and _word_before(block, high) in rules.abbreviations
+        ):
             continue  # "et al. (2010)": joined with what follows
         spans.append((start + low, start + high))
         low = cut
