@@ -252,7 +252,14 @@ def _known_recipes() -> list[Path]:
 
 
 def _recipes() -> str:
-    return "\nrecipes here: " + ", ".join(str(p) for p in _known_recipes())
+    """The recipes by their folder: there are too many to name each with its path."""
+    folders: dict[Path, list[str]] = {}
+    for path in _known_recipes():
+        folders.setdefault(path.parent, []).append(path.name)
+    top, *deeper = sorted(folders, key=lambda folder: (len(folder.parts), folder))
+    names = ", ".join(f"{top / name}" for name in folders[top])
+    more = ", ".join(f"{folder} ({len(folders[folder])})" for folder in deeper)
+    return f"\nrecipes here: {names}" + (f", and in {more}" if more else "")
 
 
 def _override(
