@@ -6,7 +6,7 @@ text itself is never changed: `Composed.read` says where each piece of it went, 
 included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def ask(
     for task in mined:
         slots = _as_read(task, text)
         if task.family == "section":
-            slots["opening"] = _opening(slots["body"], templates)
+            slots = {**slots, "opening": _opening(slots["body"], templates)}
         group = _group(task, id, config)
         if group not in chosen:
             chosen[group] = _pick(templates.tasks[group], id, f"template {group}")
@@ -189,14 +189,14 @@ def _suits(template: Template, task: Mined, templates: Templates) -> bool:
     return True
 
 
-def _as_read(task: Mined, text: str) -> dict[str, str]:
+def _as_read(task: Mined, text: str) -> Mapping[str, str]:
     """The slots, those that begin with a small letter in the text with a small letter.
 
     Templates put a capital where they begin a sentence.
     """
-    slots = dict(task.slots)
     if task.family in _WHOLE_SENTENCES:
-        return slots
+        return task.slots
+    slots = dict(task.slots)
     for start, _ in task.spans:
         if text[start : start + 1].islower():
             for name, slot in slots.items():

@@ -63,50 +63,47 @@ class TextPage:
     def say(self, text: str) -> None:
         """A line above the next thing; nothing if it is empty."""
         if text:
-            self._block()
-            self._add(text)
+            self._put(self._gap() + text)
             self._below = True
 
     def read(self, text: str, span: Span) -> None:
         """A piece of the text read, as it is."""
-        self._block()
-        self._read(text, span)
+        self._put(self._gap())
+        start = self._length
+        self._put(text[span[0] : span[1]])
+        self.pieces.append([0, start, self._length, span[0]])
 
     def exchange(self, task: Task, reads: tuple[str, Span] | None = None) -> None:
         """A task. `reads`: a piece of the text read is its answer."""
-        self._block()
-        asked = self._add(task.question)
-        if task.join:
-            self._add(task.join)
-        said = self._read(*reads) if reads else self._add(task.answer)
-        answer = self._parts[-1] if reads else task.answer
-        self.tasks.append(task.record(answer, [asked, said]))
+        answer = reads[0][reads[1][0] : reads[1][1]] if reads else task.answer
+        gap = self._gap()
+        asked = self._length + len(gap)
+        end = asked + len(task.question)
+        said = end + len(task.join)
+        self._put(gap + task.question + task.join + answer)
+        if reads:
+            self.pieces.append([0, said, self._length, reads[1][0]])
+        self.tasks.append(task.record(answer, [[0, asked, end], [0, said, self._length]]))
 
     def turns(self) -> tuple[Turn, ...]:
         """The finished text."""
         return (Turn("text", "".join(self._parts)),)
 
-    def _add(self, text: str) -> list[int]:
-        start = self._length
+    def _put(self, text: str) -> None:
         self._parts.append(text)
         self._length += len(text)
-        return [0, start, self._length]
 
-    def _read(self, text: str, span: Span) -> list[int]:
-        place = self._add(text[span[0] : span[1]])
-        self.pieces.append([*place, span[0]])
-        return place
-
-    def _block(self) -> None:
+    def _gap(self) -> str:
+        """What parts the next thing from what is there."""
         if not self._parts:
-            return
+            return ""
         if self._below:
             self._below = False
-            self._add("\n")
-        elif not (last := self._parts[-1]).endswith("\n"):
-            self._add("\n\n")
-        elif not last.endswith("\n\n"):
-            self._add("\n")
+            return "\n"
+        last = self._parts[-1]
+        if not last.endswith("\n"):
+            return "\n\n"
+        return "" if last.endswith("\n\n") else "\n"
 
 
 @dataclass
