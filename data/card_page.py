@@ -226,7 +226,9 @@ def _removed(card: Mapping[str, Any], samples: Samples) -> str:
 def _sample(item: Mapping[str, str]) -> str:
     excerpt = item.get("excerpt", "")
     cut = excerpt[:SAMPLE_CHARS] + (" …" if len(excerpt) > SAMPLE_CHARS else "")
-    return f'<p class="note">{_text(item["reason"])} · {_text(item["place"])}</p><pre>{_text(cut)}</pre>'
+    # A file and its line would change with how the corpus is divided into files; set_aside has it.
+    place = f" · {item['place']}" if item["place"].startswith("document ") else ""
+    return f'<p class="note">{_text(item["reason"] + place)}</p><pre>{_text(cut)}</pre>'
 
 
 def _contamination(card: Mapping[str, Any]) -> str:
