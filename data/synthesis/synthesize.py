@@ -22,7 +22,7 @@ from data.journal import journaled
 from data.literal import encode_literal
 from data.synthesis.config import SynthesisConfig
 from data.synthesis.cut import cut
-from data.synthesis.format import Task, unwritable
+from data.synthesis.format import BETWEEN, Task, unwritable
 from data.synthesis.rounds import Entry, Text, run_rounds
 from data.synthesis.templates import Templates, load_templates
 from data.synthesis.templatify import Layout, draw_layout, set_out
@@ -63,9 +63,10 @@ def synthesize(
 
     Yields:
         Documents. Those with pairs have `meta.parent` (the id of the document read; `meta.parents` where
-        there are several), `meta.span` for a chunk, `meta.mode`, `meta.inverted`, `meta.tasks`
-        ({family, label, question, answer, source_spans, filter}, for options and chains of thought
-        also {options, rationale}, and the task's own parent) and `meta.rejected` ({reason, excerpt}).
+        there are several), `meta.span` for a chunk, `meta.mode`, `meta.inverted`, `meta.read` (where
+        its texts stand), `meta.tasks` ({family, label, question, answer, source_spans, filter}, for
+        options and chains of thought also {options, rationale}, and the task's own parent; spans count
+        in the texts read, a blank line between two) and `meta.rejected` ({reason, excerpt}).
         Raw ones are the documents that came in.
 
     Raises:
@@ -259,9 +260,18 @@ def _document(
 ) -> Document:
     first = entries[0].text
     parents = [entry.text.document.id for entry in entries]
-    tasks = [_task(task, entry) for entry in entries for task in entry.tasks]
+    read, tasks = [], []
+    start = at = 0  # in this document's text, and in the texts read, one behind the other
+    for entry, shown in zip(entries, written, strict=True):
+        text = entry.text.text
+        place = start + (shown.rfind(text) if layout.inverted else shown.find(text))
+        read.append([0, place, place + len(text), at])
+        tasks += [_task(task, entry, at) for task in entry.tasks]
+        start += len(shown) + len(layout.separator)
+        at += len(text) + len(BETWEEN)
     meta: dict[str, Any] = dict(first.document.meta) if len(entries) == 1 else {}
-    meta |= {"parent": parents[0], "tasks": tasks, "mode": layout.mode, "inverted": layout.inverted}
+    meta |= {"parent": parents[0], "tasks": tasks, "read": read}
+    meta |= {"mode": layout.mode, "inverted": layout.inverted}
     if len(entries) > 1:
         meta["parents"] = parents
     elif first.span:
@@ -283,13 +293,13 @@ def _document(
     return Document(first.name, (Turn("text", text),), first.document.source, meta)
 
 
-def _task(task: Task, entry: Entry) -> dict[str, Any]:
+def _task(task: Task, entry: Entry, at: int) -> dict[str, Any]:
     record: dict[str, Any] = {
         "family": FAMILY,
         "label": task.shape,
         "question": task.question,
         "answer": task.answer,
-        "source_spans": _spans(task, entry),
+        "source_spans": _spans(task, entry, at),
         "filter": None,
         "parent": entry.text.document.id,
     }
@@ -300,11 +310,11 @@ def _task(task: Task, entry: Entry) -> dict[str, Any]:
     return record
 
 
-def _spans(task: Task, entry: Entry) -> list[list[int]]:
-    """Where the answer stands in the document as it was read; empty where it is not quoted."""
-    found = entry.text.text.casefold().find(task.answer.casefold())
-    same_length = len(entry.text.text.casefold()) == len(entry.text.text)
-    if found < 0 or not same_length:
+def _spans(task: Task, entry: Entry, at: int) -> list[list[int]]:
+    """Where the answer stands in the texts read; empty where it is not quoted."""
+    text = entry.text.text
+    folded, wanted = text.casefold(), task.answer.casefold()
+    found = folded.find(wanted)
+    if found < 0 or len(folded) != len(text) or len(wanted) != len(task.answer):
         return []
-    start = found + (entry.text.span[0] if entry.text.span else 0)
-    return [[start, start + len(task.answer)]]
+    return [[at + found, at + found + len(task.answer)]]

@@ -11,12 +11,15 @@ from data.document import Document, Turn, document_id
 from data.synthesis.format import read_task
 from data.synthesis.pages import (
     PassagesConfig,
+    RecallConfig,
     abstract_passages,
     main,
     page_passages,
     paragraphs,
+    recall_passages,
 )
 
+WORDS = [f"{a}{b}" for a in "bcdfghkl" for b in ("an", "en", "in", "on", "un", "ar", "er")]
 LIMITS = PassagesConfig(words=40, paragraph_words=20, min_paragraph_words=4, answer_words=12)
 
 
@@ -131,6 +134,32 @@ def test_an_abstract_gives_a_free_an_option_and_a_reasoned_pair():
 def test_a_decision_that_is_no_option_is_the_recipes_mistake():
     with pytest.raises(ValueError, match=r"options: made.jsonl:1 decides 'perhaps'"):
         list(abstract_passages([abstract("perhaps")], ("yes", "no"), LIMITS, "abstracts"))
+
+
+def test_an_exercise_asks_for_the_words_behind_a_word():
+    text = " ".join(f"{word} " * (100 - i) for i, word in enumerate(WORDS)) + " rare"
+    config = RecallConfig(texts=200, vocabulary=50, min_words=8, max_words=12)
+    exercises = list(recall_passages([text], config, "recall"))
+    assert len({exercise.group for exercise in exercises}) == 200
+    asked = set()
+    for exercise in exercises:
+        words = exercise.text.split()
+        assert 8 <= len(words) == len(set(words)) <= 12
+        assert "rare" not in words
+        for pair in exercise.pairs:
+            word = pair.question.removeprefix("What comes after ").removesuffix("?")
+            at = words.index(word)
+            answer = pair.answer.split()
+            assert 4 <= len(answer) <= 7
+            assert words[at + 1 : at + 1 + len(answer)] == answer
+            asked.add(at)
+    assert asked == set(range(8))  # every place is asked for
+    assert exercises == list(recall_passages([text], config, "recall"))
+
+
+def test_a_text_of_an_exercise_has_no_more_words_than_there_are():
+    with pytest.raises(ValueError, match="max_words: 60 is not between"):
+        RecallConfig(vocabulary=50, max_words=60)
 
 
 REALDATA = os.environ.get("LECTERN_REALDATA")

@@ -9,6 +9,7 @@ import pytest
 
 from data.document import Document, Turn
 from data.generator import Completion
+from data.lesson import lesson
 from data.literal import encode_literal
 from data.synthesis.config import FiltersConfig, ModesConfig, SynthesisConfig, TemplatesConfig
 from data.synthesis.synthesize import synthesize
@@ -67,13 +68,19 @@ def test_a_text_without_a_pair_is_the_document_that_came_in(tokenizer):
 
 
 def test_tasks_say_where_they_are_from(tokenizer):
-    documents = {document.id: document for document in made.documents(30)}
+    documents = {document.id: document for document in made.documents(40)}
     out, _ = run(documents.values(), tokenizer)
     quoted = 0
     for document in out:
-        for task in document.meta.get("tasks", ()):
-            parent = documents[task["parent"]]
-            assert task["parent"] in document.meta.get("parents", [document.meta["parent"]])
+        if "tasks" not in document.meta:
+            continue
+        parents = document.meta.get("parents", [document.meta["parent"]])
+        read = "\n\n".join(text(documents[parent]) for parent in parents)
+        shown = [text(document)[start:stop] for _, start, stop, _ in document.meta["read"]]
+        assert shown == [text(documents[parent]) for parent in parents]
+        assert lesson(document).text == read
+        for task in document.meta["tasks"]:
+            assert task["parent"] in parents
             assert task.keys() >= {
                 "family",
                 "label",
@@ -82,8 +89,11 @@ def test_tasks_say_where_they_are_from(tokenizer):
                 "source_spans",
                 "filter",
             }
+            assert task["filter"] is None
+            own = text(documents[task["parent"]])
             for start, stop in task["source_spans"]:
-                assert text(parent)[start:stop].casefold() == task["answer"].casefold()
+                assert read[start:stop].casefold() == task["answer"].casefold()
+                assert read.index(own) <= start < stop <= read.index(own) + len(own)
                 quoted += 1
     assert quoted > 30
 

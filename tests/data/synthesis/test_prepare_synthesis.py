@@ -1,0 +1,102 @@
+"""`data.prepare` with `convert: synthesis`: the pairs of a server in a packed stream and in its card."""
+
+import json
+
+import pytest
+
+from data.config import CorpusConfig, FieldsConfig, PrepareConfig, SentencePieceConfig
+from data.document import Turn
+from data.generator import GeneratorConfig, Prompt
+from data.prepare import main, prepare
+from data.synthesis.config import SynthesisConfig
+from data.view import read_documents
+from tests.data.completion_server import CompletionServer, serving
+from tests.data.synthesis import made
+
+
+def synthesizer(number, body):
+    """What the server says: as `made.completion`, to a prompt whose BOS the server has put itself."""
+    assert body["prompt"].startswith(" <CON>")
+    done = made.completion(Prompt("", (Turn("text", body["prompt"]),)))
+    choice = {"text": done.text, "finish_reason": "stop"}
+    usage = {"prompt_tokens": len(body["prompt"]) // 4, "completion_tokens": len(done.text) // 4}
+    return 200, {}, json.dumps({"choices": [choice], "usage": usage})
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    with serving(CompletionServer(synthesizer)) as server:
+        rows = tmp_path / "reports.jsonl"
+        rows.write_text("".join(json.dumps({"text": made.text_of(n)}) + "\n" for n in range(120)))
+        yield (
+            PrepareConfig(
+                out_dir=str(tmp_path / "out"),
+                train_tokenizer=SentencePieceConfig(vocab_size=400),
+                seq_len=1024,
+                partitions=4,
+                workers=1,
+                generator=GeneratorConfig(kind="openai", model="m", base_url=server.url),
+                corpora={
+                    "reports": CorpusConfig(
+                        path=str(rows),
+                        fields=FieldsConfig(text="text"),
+                        convert="synthesis",
+                        synthesis=SynthesisConfig(rounds=3, window=2048),
+                    )
+                },
+            ),
+            server,
+        )
+
+
+def test_a_recipe_makes_a_stream_with_pairs(recipe, tmp_path):
+    config, server = recipe
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    main([str(path)])
+    card = json.loads((tmp_path / "out" / "reports" / "card.json").read_text())
+    documents = list(read_documents(tmp_path / "out" / "reports"))
+    tasks = [task for document in documents for task in document.meta.get("tasks", ())]
+    assert card["tasks"]["synthesis"] == len(tasks) > 150
+    assert card["synthesis"]["accepted"] == len(tasks)
+    assert card["synthesis"]["rejected"]["outside a pair"] > 0
+    asked = len(server.requests)
+    assert (
+        asked == card["synthesis"]["texts"] == card["documents_in"] - card["heldout"]["documents"]
+    )
+    main([str(path)])  # finished: nothing is asked
+    assert len(server.requests) == asked
+
+
+def test_a_preparation_that_was_stopped_asks_for_nothing_twice(recipe, tmp_path):
+    from data.conversion import Writer
+    from data.server import Server
+
+    config, _ = recipe
+    assert config.generator
+    real = Server(config.generator).generate
+    given = []
+
+    def writer(limit=None):
+        def generate(prompts):
+            for completion in real(prompts):
+                if len(given) == limit:
+                    raise KeyboardInterrupt
+                given.append(completion)
+                yield completion
+
+        return lambda config: Writer(generate, "m", None)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, open_writer=writer(40))
+    finished = len(given)
+    prepare(config, open_writer=writer())
+    broken = [d.to_json() for d in read_documents(tmp_path / "out" / "reports")]
+    texts = json.loads((tmp_path / "out" / "reports" / "card.json").read_text())["synthesis"][
+        "texts"
+    ]
+    assert len(given) == texts
+    assert finished == 40
+    again = config.model_copy(update={"out_dir": str(tmp_path / "again")})
+    prepare(again, open_writer=writer())
+    assert broken == [d.to_json() for d in read_documents(tmp_path / "again" / "reports")]
