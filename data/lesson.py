@@ -24,6 +24,7 @@ class Task:
     Attributes:
         spans: characters of the text read that it was made of.
         filter: why a later stage would leave it out, if one says so.
+        parent: id of the document that it is about.
     """
 
     family: str
@@ -32,6 +33,7 @@ class Task:
     answer: str
     spans: tuple[Span, ...]
     filter: str | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def lesson(document: Document) -> Lesson | None:
             record["answer"],
             tuple((start, stop) for start, stop in record.get("source_spans") or ()),
             record.get("filter"),
+            # A text may be made of several documents.
+            record.get("parent") or document.meta.get("parent"),
         )
         for record in records
     )
@@ -108,11 +112,11 @@ def pairs(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
         found = lesson(document)
         if found is None:
             continue
-        known = {key: document.meta[key] for key in ("parent", "source_id") if key in document.meta}
         for number, task in enumerate(found.tasks):
             yield {
                 "document": document.id,
-                **known,
+                "parent": task.parent,
+                "source_id": document.meta.get("source_id"),
                 "number": number,
                 "family": task.family,
                 "label": task.label,

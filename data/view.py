@@ -111,8 +111,8 @@ def read_documents(path: epath.Path, containing: str = "") -> Iterator[Document]
 
 
 def _goes_by(document: Document, wanted: str) -> bool:
-    parents = document.meta.get("parent") or ()  # several, of a text made of several documents
-    parents = (parents,) if isinstance(parents, str) else parents
+    parents = document.meta.get("parents") or document.meta.get("parent") or []
+    parents = [parents] if isinstance(parents, str) else parents
     return wanted in (document.id, document.meta.get("source_id"), *parents)
 
 

@@ -149,6 +149,19 @@ def test_pairs_have_question_answer_places_and_source():
     assert (second["family"], second["answer"], second["quotes"]) == ("title", TITLE, [])
 
 
+def test_a_text_of_several_documents_names_the_one_a_task_is_about():
+    tasks = []
+    for parent, answer, spans in (("a", "ne", [[1, 3]]), ("b", "wo", [[7, 9]])):
+        tasks.append({"family": "synthesis", "label": "free", "question": "Q?", "answer": answer, "source_spans": spans, "parent": parent})  # fmt: skip
+    read = [[0, 0, 4, 0], [0, 8, 12, 6]]
+    meta = {"parent": "a", "parents": ["a", "b"], "read": read, "tasks": tasks}
+    document = Document("ab", (Turn("text", "One. Q? Two. Q?"),), "s", meta)
+    first, second = pairs([document])
+    assert (first["parent"], first["quotes"]) == ("a", ["ne"])
+    assert (second["parent"], second["quotes"]) == ("b", ["wo"])
+    assert first["text"] == "One.\n\nTwo."
+
+
 def view(*documents: Document) -> StreamView:
     return StreamView("articles", (("folder", "x"),), documents, ())
 
@@ -192,14 +205,19 @@ def prepared(folder, documents):
 
 
 def test_pairs_are_exported_and_documents_found_by_id(tmp_path):
-    other = Document("q" * 24 + "#1", (Turn("text", "x"),), "b:1", {"parent": "q" * 24})
+    other = Document(
+        "q" * 24 + "#1",
+        (Turn("text", "x"),),
+        "b:1",
+        {"parent": "q" * 24, "parents": ["q" * 24, "r" * 24]},
+    )
     out = prepared(tmp_path / "out", [converted(halves=True), other])
     assert export(str(out), str(tmp_path / "pairs.jsonl")) == 3
     lines = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert [line["family"] for line in lines] == ["completion", "nli", "title"]
     assert {line["stream"] for line in lines} == {"articles"}
     assert export(str(out), str(tmp_path / "one.jsonl"), "mine-1") == 3
-    for wanted in ("q" * 24, "q" * 24 + "#1"):
+    for wanted in ("q" * 24, "q" * 24 + "#1", "r" * 24):
         ((document,),) = [v.documents for v in view_documents(str(out), wanted)]
         assert document == other
     with pytest.raises(ValueError, match="no document 'q' in"):
