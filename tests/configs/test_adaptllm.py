@@ -52,8 +52,7 @@ def test_the_published_numbers(path, at_the_root):
     for line in text.splitlines():
         if line.startswith(("checkpoint:", "eval:")):
             assert line.endswith("# ours")
-    if "chat" not in path:
-        assert "2401.07284" in text
+    assert "2401.07284" in text
 
 
 @pytest.mark.parametrize("path", [path for path in TRAIN if "raw" not in path])
