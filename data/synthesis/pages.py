@@ -8,7 +8,9 @@
   small model can learn to find it.
 * **Abstracts** with a question, a conclusion and a decision: the question is answered freely, by
   one of its options, and by a conclusion that leads to one of them.
-* **Mined** pairs of the same texts: what `data.comprehension` finds in them without a model.
+* **Recall**: common words of the pages in no order, and what comes after one of them. Nothing helps
+  here but to look the word up in the text, which is what a model from random weights must learn
+  first: it does so in some hundred steps on these, and on prose alone in many thousand.
 
 One file each in `out_dir`, in the field names of the published tuning collection: `context`,
 `QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole.
@@ -19,10 +21,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.config import CorpusConfig
-from data.document import Document
+from data.document import Document, draw
 from data.strict import Config
 from data.synthesis.format import Pair, Task, write_task
 
@@ -51,6 +53,26 @@ class PassagesConfig(Config):
     )
 
 
+class RecallConfig(Config):
+    """Exercises in looking words up."""
+
+    texts: int = Field(default=20_000, ge=1)
+    vocabulary: int = Field(default=400, ge=50, description="of the pages' commonest words")
+    min_words: int = Field(default=8, ge=8, description="of a text")
+    max_words: int = Field(default=40, ge=8)
+    answer_words: int = Field(default=7, ge=4, description="at most; four at least")
+    pairs: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _enough_words(self) -> "RecallConfig":
+        if not self.min_words <= self.max_words <= self.vocabulary:
+            raise ValueError(
+                f"max_words: {self.max_words} is not between min_words {self.min_words} and "
+                f"vocabulary {self.vocabulary}: a text has no word twice"
+            )
+        return self
+
+
 class PagesConfig(Config):
     """Texts with pairs, made of question-answer pages and of abstracts."""
 
@@ -70,6 +92,7 @@ class PagesConfig(Config):
         default=("yes", "no", "maybe"), description="what an abstract's decision is one of"
     )
     passages: PassagesConfig = PassagesConfig()
+    recall: RecallConfig | None = Field(default=None, description="null makes no exercises")
 
 
 @dataclass(frozen=True)
@@ -170,6 +193,23 @@ def abstract_passages(
         )
         shown = _last(_sentences(" ".join(paragraphs(text))), limits.words)
         yield Passage(shown, pairs[: limits.max_pairs], "mixed", dataset, document.meta["group"])
+
+
+def recall_passages(texts: Iterable[str], config: RecallConfig, dataset: str) -> Iterator[Passage]:
+    """Exercises of the commonest words of `texts`; each is a group of its own."""
+    counts = Counter(word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text))
+    common = [word for word, _ in counts.most_common(config.vocabulary)]
+    for i in range(config.texts):
+        name = f"recall {i}"
+        number = draw(name, "words").randint(config.min_words, min(config.max_words, len(common)))
+        words = draw(name, "which").sample(common, number)
+        pairs = []
+        for j in range(config.pairs):
+            length = draw(name, f"length {j}").randint(4, config.answer_words)
+            at = draw(name, f"place {j}").randrange(number - length)
+            answer = " ".join(words[at + 1 : at + 1 + length])
+            pairs.append(Pair(f"What comes after {words[at]}?", answer))
+        yield Passage(" ".join(words), tuple(pairs), "free-form", dataset, name)
 
 
 def paragraphs(text: str) -> list[str]:
@@ -273,17 +313,19 @@ def main(argv: list[str] | None = None) -> None:
         print(f"left out: {item.place}: {item.reason}")
 
     with user_errors():
-        made = {
-            "pages": page_passages(
-                read(config.pages, "pages", set_aside=refuse), config.passages, "pages"
-            )
-        }
+        pages = list(
+            page_passages(read(config.pages, "pages", set_aside=refuse), config.passages, "pages")
+        )
+        made: dict[str, Iterable[Passage]] = {"pages": pages}
         if config.abstracts is not None:
             documents = read(config.abstracts, "abstracts", set_aside=refuse)
             chosen = (d for d in documents if d.meta.get("dataset") == config.split)
             made["abstracts"] = abstract_passages(
                 chosen, config.options, config.passages, "abstracts"
             )
+        if config.recall is not None:
+            texts = (passage.text for passage in pages)
+            made["recall"] = recall_passages(texts, config.recall, "recall")
         for name, passages in made.items():
             path = epath.Path(config.out_dir) / f"{name}.jsonl"
             num_texts = num_pairs = 0
