@@ -4,7 +4,8 @@ DIR is the `out_dir` of a preparation, or one stream in it. Shown are converted 
 beside what is asked about it, and packed rows with their segments; text is coloured by the loss
 mask as it lies on disk, so what is seen is what is trained on.
 
-`--id` picks documents, `--export` writes every task with its question and answer as a line of JSON.
+`--id` picks documents, `--export` writes every task with its question and answer as a line of JSON,
+`--judge` has a sample of the pairs graded for accuracy, relevance and kind of task.
 """
 
 import argparse
@@ -40,8 +41,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--export", metavar="FILE", help="write all tasks as question-answer pairs, JSON Lines"
     )
+    parser.add_argument(
+        "--judge",
+        metavar="FILE",
+        help="grade a sample of pairs: a .yaml of a server (base_url, model, ...), or a .csv to fill in",
+    )
+    parser.add_argument("--pairs", type=int, default=500, metavar="N", help="pairs to judge")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     with user_errors():
+        if options.judge:
+            from data.judge import judge
+
+            streams = _streams(options.DIR, options.id)
+            documents = (document for _, found in streams for document in found)
+            print(judge(documents, options.judge, options.pairs))
+            return
         if options.export:
             count = export(options.DIR, options.export, options.id)
             print(f"{options.export}: {count:,} pairs")
