@@ -57,7 +57,12 @@ def domain_vocabularies(
     if config.convert != "comprehension" or wanted is None:
         return ()
     codes = languages() if config.comprehension.language == "auto" else ()
+    folder = job.out / corpus.name / "vocabulary"
     if wanted != "auto":
+        if job.executor.shared:  # where all machines find it
+            folder.mkdir(parents=True, exist_ok=True)
+            epath.Path(wanted).copy(folder / "named.model", overwrite=True)
+            wanted = str(folder / "named.model")
         return tuple((code, wanted) for code in codes or (config.comprehension.language,))
     max_bytes = config.comprehension.vocab_sample_mb * 1_000_000
     share = max_bytes / max(corpus.counts["bytes"], 1)
@@ -75,7 +80,7 @@ def domain_vocabularies(
         path = train_vocabulary(
             sample,
             load_language(code),
-            job.out / corpus.name / "vocabulary",
+            folder,
             vocab_size=config.comprehension.vocab_size,
             max_bytes=max_bytes,
             log=print,
