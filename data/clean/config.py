@@ -82,7 +82,7 @@ class QualityConfig(Config):
         default=15.0, description="mean letters of a word, more (Gopher: 10)"
     )
     min_letters: Share | None = Field(
-        default=0.2,
+        default=0.1,
         description="less of what is no space is letters (Gopher: 0.8 of words have one)",
     )
     max_symbols: Share | None = Field(

@@ -229,8 +229,8 @@ def find_contaminated(
     }
     counts = {name: _no_counts(items) for name in names.values()}
     gone: list[tuple[bytes, int, int]] = []
-    for document, of in _by_document(hits):
-        corpus, id_ = int(document["corpus"]), bytes(document["id"])
+    for of in _by_document(hits):
+        corpus, id_ = int(of["corpus"][0]), bytes(of["id"][0])
         held, contexts = _judge(of, items, common)
         found = counts[names[corpus]]
         for item in held:
@@ -306,13 +306,13 @@ def _judge(
     return held | ((short | contexts) & answered), contexts - answered
 
 
-def _by_document(hits: np.ndarray) -> Iterator[tuple[np.void, np.ndarray]]:
+def _by_document(hits: np.ndarray) -> Iterator[np.ndarray]:
     if not len(hits):
         return
     new = (hits["id"][1:] != hits["id"][:-1]) | (hits["corpus"][1:] != hits["corpus"][:-1])
     starts = np.r_[0, np.flatnonzero(new) + 1, len(hits)]
     for start, stop in itertools.pairwise(starts):
-        yield hits[start], hits[start:stop]
+        yield hits[start:stop]
 
 
 def _parts(item: Item, labels: set[str]) -> list[tuple[int, str]]:
@@ -328,12 +328,15 @@ def _parts(item: Item, labels: set[str]) -> list[tuple[int, str]]:
 
 
 def _labels(items: Sequence[Item]) -> set[str]:
-    """Answers that more items have than chance would give."""
+    """Answers that more items have than chance would give, and options that all items have."""
     number: dict[str, int] = {}
     for item in items:
         for answer in {_folded(answer) for answer in item.answers}:
             number[answer] = number.get(answer, 0) + 1
-    return {answer for answer, n in number.items() if n > 1 and n > LABEL_SHARE * len(items)}
+    labels = {answer for answer, n in number.items() if n > 1 and n > LABEL_SHARE * len(items)}
+    if len({item.options for item in items}) == 1:
+        labels |= {_folded(option) for option in items[0].options}
+    return labels
 
 
 def _folded(text: str) -> str:

@@ -41,7 +41,7 @@ def language_of(document: Document, characters: int) -> tuple[str, float]:
     code, probability = _identifier().classify(text.strip())
     if probability < UNSURE:
         return UNKNOWN, probability
-    return _SAME.get(code, code), probability
+    return _SAME.get(str(code), str(code)), probability
 
 
 @functools.cache

@@ -41,7 +41,9 @@ _TABLE: dict[int, str | None] = {
 }
 # A joiner outside a word of a script that needs it.
 _LOOSE_JOINER = re.compile("(?<![^\x00-\u024f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\u024f])")
-_HYPHEN = re.compile(r"(?<![^\W\d_])([^\W\d_]{2,30})-\n[ \t]{0,40}([^\W\d_]{2,30})(?![^\W\d_])")
+_HYPHEN = re.compile(
+    r"(?<![^\W\d_])([^\W\d_]{2,30})-\n[ \t]{0,40}([^\W\d_]{2,30})(?![^\W\d_])([^\s\w]{0,8})"
+)
 _NUMBER = re.compile(r"\d{1,9}")
 _EDGES = " \t.,:;!?…·•*|–—-_=<>[](){}\"'“”‘’。，：；！？、【】《》"
 
@@ -121,15 +123,15 @@ def _join_hyphens(text: str, keep: frozenset[str]) -> tuple[str, int]:
     wrapped = _is_wrapped(text)
     parts, at, joined = [], 0, 0
     for match in _HYPHEN.finditer(text):
-        first, second = match.groups()
+        first, second, marks = match.groups()
         if not second[0].islower() or first.lower() in keep:
             continue
         if known is None:
-            known = set(re.findall(r"[^\W\d_]{4,60}(?:-[^\W\d_]{2,30})?", lower))
+            known = set(re.findall(r"[^\W\d_]{2,60}(?:-[^\W\d_]{2,30})?", lower))
         whole, compound = (first + second).lower(), f"{first}-{second}".lower()
         if compound in known or not (wrapped or whole in known):
             continue
-        parts += [text[at : match.start()], first, second, "\n"]
+        parts += [text[at : match.start()], first, second, marks, "\n"]
         at, joined = match.end(), joined + 1
         if text[at : at + 1] in (" ", "\n"):
             at += 1

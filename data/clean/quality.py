@@ -138,14 +138,17 @@ def _repetition(config: QualityConfig, text: str, words: Sequence[str]) -> str |
     if top is not None and max(counts.values()) > top * len(words) / max(_TOP_GRAMS):
         hashes = word_hashes(text)
         for length in _TOP_GRAMS:
-            grams, found = np.unique(ngrams(hashes, length), return_counts=True)
-            share = length * int(found.max(initial=0)) / max(len(hashes), 1)
-            if share > top and found.max() > 2 and len(grams):
-                return f"one repeated phrase: {min(share, 1):.2f}"
+            grams = ngrams(hashes, length)
+            unique, found = np.unique(grams, return_counts=True)
+            if not len(unique) or found.max() < 3:
+                break
+            share = _covered(grams == unique[found.argmax()], length)
+            if share > top:
+                return f"one repeated phrase: {share:.2f}"
     most = config.max_repeated_grams
     if most is not None and len(counts) < 1.2 * (1 - most) * len(words) + _REPEATED_GRAM:
         hashes = word_hashes(text) if hashes is None else hashes
-        share = _covered(ngrams(hashes, _REPEATED_GRAM), len(hashes))
+        share = _covered(_seen_before(ngrams(hashes, _REPEATED_GRAM)), _REPEATED_GRAM)
         if share > most:
             return f"repeated passages: {share:.2f}"
     return None
@@ -168,14 +171,18 @@ def _repeated(parts: Sequence[str]) -> float:
     return 1 - sum(map(len, set(parts))) / total if total else 0.0
 
 
-def _covered(grams: np.ndarray, num_words: int) -> float:
-    """The share of the words that are in a sequence seen before."""
-    if not len(grams):
+def _seen_before(grams: np.ndarray) -> np.ndarray:
+    """bool: for each sequence, whether it stands further up too."""
+    again = np.ones(len(grams), np.bool_)
+    again[np.unique(grams, return_index=True)[1]] = False
+    return again
+
+
+def _covered(here: np.ndarray, length: int) -> float:
+    """The share of the words that are in sequences of a length which begin `here` (bool)."""
+    if not len(here):
         return 0.0
-    _, first = np.unique(grams, return_index=True)
-    again = np.ones(len(grams), np.int64)
-    again[first] = 0
-    starts = np.zeros(num_words + 1, np.int64)
-    np.add.at(starts, np.flatnonzero(again), 1)
-    np.add.at(starts, np.flatnonzero(again) + _REPEATED_GRAM, -1)
-    return float((np.cumsum(starts)[:-1] > 0).mean())
+    change = np.zeros(len(here) + length, np.int64)
+    change[:-length] += here
+    change[length:] -= here
+    return float((np.cumsum(change)[:-1] > 0).mean())

@@ -21,7 +21,7 @@ MARGIN = 0.16
 
 def minima_of(hashes: np.ndarray) -> np.ndarray:
     """uint32[NUM_MINIMA]: the signature of a text given as word hashes."""
-    from rensa import RMinHash
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  (it is of Rust)
 
     tokens = shingles(hashes)
     if not len(tokens):

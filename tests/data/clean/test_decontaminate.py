@@ -117,7 +117,7 @@ def test_labels_are_no_answers_and_texts_are():
 
 def test_a_phrase_in_many_documents_is_ignored_and_listed():
     phrase = " ".join(f"common{i}" for i in range(13))
-    test = items(Item("1", f"{phrase} own{prose(5, 20)}"))
+    test = items(Item("1", f"{phrase} {prose(500, 20)}"))
     ten = [text(f"{phrase} {prose(i)}") for i in range(10)]
     judged = judge({"c": ten}, items=test)
     assert found(judged) == {"task": 10}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_beginning_decides_and_spaces_before_it_do_not():
         "def f(x):\n    return x + 1\n" * 4 + ENGLISH,
         "Deck the halls with boughs of holly, fa la la la la, la la la la. " * 4,
         "p < 0.001 (95 % CI 1.2-3.4), n = 120; HR 0.81 (0.70-0.93). " * 6 + ENGLISH,
-        "ภาษาไทยเขียนโดยไม่มีช่องว่างระหว่างคำ" * 20 + "และอื่นๆ",
+        "".join(random.Random(0).choices(["ภาษา", "ไทย", "เขียน", "โดย", "คำ", "ยา", "โรค"], k=200)),
     ],
 )
 def test_sound_text_passes_by_default(sound):
@@ -87,7 +88,6 @@ def test_sound_text_passes_by_default(sound):
         ("x" * 5000, "words too long"),
         ("a b c d e f " * 50, "words too short"),
         ("1234.56 789.01 2345.67 " * 50, "few letters"),
-        ("# # word " * 40, "words too short"),
         ("# #word " * 40, "many symbols"),
         ("Chapter one ...... 12\n" * 30, "many symbols"),
         ("it goes on…\nand on in words and words and more…\n" * 20, "unfinished lines"),
@@ -108,7 +108,7 @@ def test_debris_goes_under_its_rule(debris, why):
     [
         (ENGLISH, {"min_words": 50}, "too few words"),
         (ENGLISH, {"max_words": 10}, "too many words"),
-        ("- one thing here\n" * 3 + "- two " * 30, {"max_bullets": 0.9}, "bullet lists"),
+        ("".join(f"- thing {i} of some {i * i}\n" for i in range(20)), {"max_bullets": 0.9}, "bullet lists"),
         (GERMAN * 3, {"min_stop_words": 2}, "few stop words"),
         (ENGLISH.replace(".", "\n"), {"min_end_marks": 0.5}, "few sentence ends"),
         (ENGLISH, {"forbidden": ("ASTHMA is",)}, "forbidden phrase"),
