@@ -31,85 +31,91 @@ def mine_keywords(
     """
     language, text = reading.language, reading.text
     rules, clauses = language.file.keywords, clauses_of(language.code)
-    find = _spaced if language.file.sentences.spaced else _unspaced
     low, high = rules.sentence_chars
     words = vocabulary.words
-    found: dict[int, list[tuple[str, int]]] = {}
-    sentences, at, last = reading.sentences, 0, len(reading.sentences)
-    for word, start in find(text, vocabulary, language.code):
-        while at < last and sentences[at].stop <= start:
-            at += 1
-        if at == last:
-            break
-        if sentences[at].start <= start:
-            found.setdefault(at, []).append((word, start))
-    for index, hits in found.items():
+    find = _spaced if language.file.sentences.spaced else _unspaced
+    sentences = reading.sentences
+    for index, hits in _by_sentence(find(text, vocabulary, language.code), sentences):
         if len(hits) < rules.min_keywords:
             continue
         sentence = sentences[index]
         if not low <= sentence.stop - sentence.start <= high or not reading.is_statement(sentence):
             continue
         chosen = _choose(hits, words, rules.max_keywords)
-        if len(chosen) < rules.min_keywords or sum(words[w] for w, _ in chosen) < rules.min_rank:
+        if (
+            len(chosen) < rules.min_keywords
+            or sum(words[word] for _, word in chosen) < rules.min_rank
+        ):
             continue
-        start = opened.get(index, sentence.start)
-        body = reading.quote(*_inner(text, start, sentence))
-        if any(mark in body for mark in rules.not_sentence):
+        start, stop = opened.get(index, sentence.start), sentence.stop
+        while text[start] in " ,\n\t，":
+            start += 1
+        body = reading.quote(start, stop)
+        if any(map(body.__contains__, rules.not_sentence)):
             continue
         if index == 0 and clauses.points_back(body):
             continue
-        yield Mined(
-            "keyword",
-            "keyword",
-            {
-                "sentence": reading.as_sentence(body),
-                "keywords": rules.join.join(text[i : i + len(word)] for word, i in chosen),
-            },
-            ((start, sentence.stop), *((i, i + len(word)) for word, i in chosen)),
-            f"{start}:{sentence.stop}",
-        )
+        slots = {
+            "sentence": reading.as_sentence(body) if start != sentence.start else body,
+            "keywords": rules.join.join([text[i : i + len(word)] for i, word in chosen]),
+        }
+        spans = ((start, stop), *[(i, i + len(word)) for i, word in chosen])
+        yield Mined("keyword", "keyword", slots, spans, f"{start}:{stop}")
 
 
-def _inner(text: str, start: int, sentence: Sentence) -> tuple[int, int]:
-    while start < sentence.stop and text[start] in " ,\n\t，":
-        start += 1
-    return start, sentence.stop
+def _by_sentence(
+    hits: list[tuple[int, str]], sentences: list[Sentence]
+) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+    """(number of a sentence, hits in it), for sentences with two hits or more."""
+    at, last, size = 0, 0, len(hits)
+    for index, sentence in enumerate(sentences):
+        stop = sentence.stop
+        while at < size and hits[at][0] < stop:
+            at += 1
+        if at - last > 1:
+            yield index, hits[last:at]
+        last = at
+        if at == size:
+            return
 
 
 def _choose(
-    hits: list[tuple[str, int]], ranks: Mapping[str, int], most: int
-) -> list[tuple[str, int]]:
+    hits: list[tuple[int, str]], ranks: Mapping[str, int], most: int
+) -> list[tuple[int, str]]:
     """The keywords furthest from general text, one of each stem, in text order."""
     best: dict[str, tuple[int, int, int, str]] = {}
-    for word, start in hits:
+    for start, word in hits:
         stem = word.rstrip("s")[:7]  # "mutation" and "mutations" are one
         if stem not in best:
             best[stem] = (-ranks[word], -len(word), start, word)
-    chosen = sorted(best.values())[:most]
-    return sorted([(word, start) for _, _, start, word in chosen], key=_place)
+    chosen = list(best.values())
+    if len(chosen) > most:
+        chosen = sorted(chosen)[:most]
+    return sorted([(start, word) for _, _, start, word in chosen])
 
 
-def _place(hit: tuple[str, int]) -> int:
-    return hit[1]
-
-
-def _spaced(text: str, vocabulary: Vocabulary, code: str) -> Iterator[tuple[str, int]]:
-    forms, size = vocabulary.forms, len(text)
-    for match in _words(code).finditer(text):
-        if (word := forms.get(match[0])) is not None:
-            start, stop = match.span()
-            # A part of a compound ("non-Hodgkin", "IL2receptor") is no word.
-            if (not start or text[start - 1] not in _JOINED) and (
-                stop == size or text[stop] not in _JOINED
-            ):
-                yield word, start
+def _spaced(text: str, vocabulary: Vocabulary, code: str) -> list[tuple[int, str]]:
+    known, size = vocabulary.forms.get, len(text)
+    found = [
+        (match.start(), word)
+        for match in _words(code).finditer(text)
+        if (word := known(match[0])) is not None
+    ]
+    # A part of a compound ("non-Hodgkin", "IL2receptor") is no word.
+    return [
+        (start, word)
+        for start, word in found
+        if (not start or text[start - 1] not in _JOINED)
+        and ((stop := start + len(word)) == size or text[stop] not in _JOINED)
+    ]
 
 
 _JOINED = frozenset("-_@/0123456789’'")
 
 
-def _unspaced(text: str, vocabulary: Vocabulary, code: str) -> Iterator[tuple[str, int]]:
+def _unspaced(text: str, vocabulary: Vocabulary, code: str) -> list[tuple[int, str]]:
     """The longest keyword at each place, from left to right."""
+    found: list[tuple[int, str]] = []
     lengths = vocabulary.lengths
     at, size = 0, len(text)
     while at < size:
@@ -117,7 +123,8 @@ def _unspaced(text: str, vocabulary: Vocabulary, code: str) -> Iterator[tuple[st
         if options:
             for length in options:
                 if (word := text[at : at + length]) in vocabulary.words and len(word) == length:
-                    yield word, at
+                    found.append((at, word))
                     at += length - 1
                     break
         at += 1
+    return found

@@ -17,6 +17,8 @@ from pydantic import Field, ValidationError
 
 from data.strict import Config
 
+APOSTROPHES = "'’"
+INNER_KINDS = ("joints", "phrases", "subjects")
 FOLDER = Path(__file__).parent / "connectives"
 
 
@@ -263,6 +265,52 @@ def finders(words: Iterable[str], *, spaced: bool) -> tuple[re.Pattern[str], ...
             leads = "".join(sorted({word[0] for word in members})).replace(" ", " \\n")
             patterns.append(f"[{leads}]{trie(word[1:] for word in members)}")
     return tuple(re.compile(pattern + (r"(?![\w-])" if spaced else "")) for pattern in patterns)
+
+
+def statement_words(language: "Language") -> list[tuple[str, str, str, StatementRule]]:
+    """(as it stands in a text, family, verb, rule) of every verb of definitions and topics."""
+    file = language.file
+    space = " " if file.sentences.spaced else ""
+    return [
+        (
+            f"{'' if verb[0] in APOSTROPHES else space}{verb}{space if start else ''}{start}",
+            family,
+            verb,
+            rule,
+        )
+        for family, rules in (("definition", file.definitions), ("topic", file.topics))
+        for rule in rules
+        for verb in rule.verbs
+        for start in rule.before or ("",)
+    ]
+
+
+def relation_words(language: "Language") -> list[tuple[str, str, str]]:
+    """(as it stands inside a sentence, kind, name of its relation) of every connective."""
+    file = language.file
+    words = [
+        (word, kind, name)
+        for name, relation in file.relations.items()
+        for kind in INNER_KINDS
+        for word in getattr(relation, kind)
+    ]
+    known = {word for word, _, _ in words}
+    comma, space = file.clauses.comma, " " if file.sentences.spaced else ""
+    inserted = [
+        (f"{comma}{space}{word}{comma}", "inserted", name)
+        for name, relation in file.relations.items()
+        for word in relation.inserted
+    ]
+    return words + [entry for entry in inserted if entry[0] not in known]
+
+
+@functools.cache
+def inner_finders(code: str) -> tuple[re.Pattern[str], ...]:
+    """What finds everything that stands inside a sentence and may be a task: one pass for all."""
+    language = load_language(code)
+    words = [word for word, *_ in statement_words(language)]
+    words += [word for word, *_ in relation_words(language)]
+    return finders(words, spaced=language.file.sentences.spaced)
 
 
 def alternatives(words: Iterable[str]) -> str:

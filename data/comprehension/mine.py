@@ -1,5 +1,7 @@
 """All tasks that can be mined from a text, before caps and sampling."""
 
+from operator import attrgetter
+
 from data.comprehension.keywords import mine_keywords
 from data.comprehension.language import Language
 from data.comprehension.mined import Mined, Section
@@ -28,4 +30,4 @@ def mine_reading(reading: Reading, vocabulary: Vocabulary | None) -> list[Mined]
     found += mine_questions(reading, opened)
     found += mine_sections(reading)
     unique = {(task.family, task.label, task.pair): task for task in found}
-    return sorted(unique.values(), key=lambda task: (task.spans, task.family, task.label))
+    return sorted(unique.values(), key=attrgetter("spans"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import RelationRules, finders, load_language, trie
+from data.comprehension.language import RelationRules, load_language, relation_words, trie
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 
@@ -43,22 +43,20 @@ class _Connectives:
     """The connectives of a language in expressions that find them in one pass each."""
 
     openings: re.Pattern[str]  # at the start of a sentence
-    inner: tuple[re.Pattern[str], ...]  # anywhere
     kinds: dict[str, tuple[str, _Relation]]  # (kind, relation) of a connective inside a sentence
     first: dict[str, tuple[str, _Relation]]  # the same of one that opens a sentence
 
 
 _OPENING = ("openings", "heads", "phrase_heads", "answers", "phrase_answers")
-_INNER = ("joints", "phrases", "subjects")
 
 
 @functools.cache
 def _connectives(code: str) -> _Connectives:
     language = load_language(code)
-    kinds: dict[str, tuple[str, _Relation]] = {}
     first: dict[str, tuple[str, _Relation]] = {}
-    for rules in language.file.relations.values():
-        relation = _Relation(
+    relations: dict[str, _Relation] = {}
+    for name, rules in language.file.relations.items():
+        relations[name] = relation = _Relation(
             rules,
             language.compile(rules.not_before),
             language.compile(rules.not_left),
@@ -68,19 +66,13 @@ def _connectives(code: str) -> _Connectives:
         for kind in _OPENING:
             words = getattr(rules, kind)
             first |= {word[0].lower() + word[1:]: (kind, relation) for word in words}
-        for kind in _INNER:
-            kinds |= dict.fromkeys(getattr(rules, kind), (kind, relation))
-        comma = language.file.clauses.comma
-        space = " " if language.file.sentences.spaced else ""
-        for word in rules.inserted:
-            kinds.setdefault(f"{comma}{space}{word}{comma}", ("inserted", relation))
+    kinds = {word: (kind, relations[name]) for word, kind, name in relation_words(language)}
     spaced = language.file.sentences.spaced
     # Either case of the first letter; the longest that fits, which may end with a comma.
     opening = trie({form for word in first for form in (word, word[0].upper() + word[1:])})
     boundary = r"(?![\w-])" if spaced else ""
     return _Connectives(
         re.compile(f"(?:{opening or '(?!)'}){boundary}"),
-        finders(kinds, spaced=spaced),
         kinds,
         first,
     )
@@ -103,14 +95,13 @@ def mine_relations(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
                 opened[sentence.index] = match.end()
             if reading.is_statement(sentence):
                 yield from miner.opening(sentence, match, kind, relation)
-    for pattern in connectives.inner:
-        for sentence, match in reading.hits(pattern):
-            if (
-                match.start() > sentence.start
-                and (known := connectives.kinds.get(_plain(match[0])))
-                and reading.is_statement(sentence)
-            ):
-                yield from miner.inner(sentence, match, *known)
+    for sentence, match, word in reading.found:
+        if (
+            (known := connectives.kinds.get(word))
+            and match.start() > sentence.start
+            and reading.is_statement(sentence)
+        ):
+            yield from miner.inner(sentence, match, *known)
 
 
 def _plain(connective: str) -> str:

@@ -125,11 +125,9 @@ def split_paragraph(
         cuts = {cut for cut in cuts if cut > item.end()}
     low = 0
     for cut in [*sorted(cuts), len(block)]:
-        high = cut
-        while high > low and block[high - 1].isspace():
-            high -= 1
-        while low < high and block[low].isspace():
-            low += 1
+        piece = block[low:cut]
+        high = low + len(piece.rstrip())
+        low += len(piece) - len(piece.lstrip())
         if high <= low:
             continue
         if (

@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import Language, StatementRule, finders, load_language
+from data.comprehension.language import (
+    APOSTROPHES,
+    Language,
+    StatementRule,
+    load_language,
+    statement_words,
+)
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 
-_SPACE = re.compile(r"\s")
 _LONGEST = 240  # characters of a left side
 
 
@@ -29,23 +34,16 @@ class _Rule:
 
 
 @functools.cache
-def _statements(
-    code: str,
-) -> tuple[tuple[re.Pattern[str], ...], dict[str, list[tuple[str, _Rule]]]]:
-    """Expressions that find the verbs of all rules; a verb to its spelling and its rules."""
+def _statements(code: str) -> dict[str, list[tuple[str, _Rule]]]:
+    """What stands in a text for a verb, to the verb's spelling and rules."""
     language = load_language(code)
-    file = language.file
-    space = " " if file.sentences.spaced else ""
+    compiled: dict[int, _Rule] = {}
     found: dict[str, list[tuple[str, _Rule]]] = {}
-    for family, statements in (("definition", file.definitions), ("topic", file.topics)):
-        for statement in statements:
-            rule = _compiled(family, statement, language)
-            for verb in statement.verbs:
-                lead = "" if verb[0] in "'’" else space
-                for start in statement.before or ("",):
-                    whole = f"{lead}{verb}{space if start else ''}{start}"
-                    found.setdefault(whole, []).append((verb, rule))
-    return finders(found, spaced=file.sentences.spaced), found
+    for word, family, verb, rule in statement_words(language):
+        if id(rule) not in compiled:
+            compiled[id(rule)] = _compiled(family, rule, language)
+        found.setdefault(word, []).append((verb, compiled[id(rule)]))
+    return found
 
 
 def _compiled(family: str, rule: StatementRule, language: Language) -> _Rule:
@@ -64,18 +62,18 @@ def _compiled(family: str, rule: StatementRule, language: Language) -> _Rule:
 
 def mine_statements(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
     """Definitions, the questions that they answer, and topics."""
-    patterns, verbs = _statements(reading.language.code)
+    verbs = _statements(reading.language.code)
     clauses = clauses_of(reading.language.code)
     done: set[int] = set()
-    hits = [hit for pattern in patterns for hit in reading.hits(pattern)]
-    hits.sort(key=lambda hit: hit[1].start())
-    for sentence, match in hits:
+    for sentence, match, word in reading.found:
+        if (known := verbs.get(word)) is None:
+            continue
         start = opened.get(sentence.index, sentence.start)
         # The first verb of a sentence alone: what stands before it is the term.
         if sentence.index in done or match.start() <= start or not reading.is_statement(sentence):
             continue
         done.add(sentence.index)
-        for verb, rule in verbs.get(_SPACE.sub(" ", match[0]), ()):
+        for verb, rule in known:
             if tasks := list(_mine(reading, clauses, sentence, match, start, verb, rule)):
                 yield from tasks
                 break
@@ -92,11 +90,13 @@ def _mine(
 ) -> Iterator[Mined]:
     text = reading.text
     marks = reading.language.file.sentences.terminators
+    lead = reading.language.file.sentences.spaced and verb[0] not in APOSTROPHES
+    right = trimmed(text, match.start() + lead + len(verb), sentence.stop, marks)
+    if not rule.right.match(reading.quote(*right)):  # most end here: " are" is everywhere
+        return
     left = trimmed(text, start, match.start())
     if left[1] - left[0] > _LONGEST or not (named := rule.left.fullmatch(reading.quote(*left))):
         return
-    lead = reading.language.file.sentences.spaced and verb[0] not in "'’"
-    right = trimmed(text, match.start() + lead + len(verb), sentence.stop, marks)
     right = right[0], right[0] + len(clauses.cut_right(text[slice(*right)]))
     right = trimmed(text, *right, marks)
     told = rule.right.fullmatch(reading.quote(*right))
