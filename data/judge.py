@@ -118,7 +118,7 @@ def write_sheet(path: str, grades: Sequence[Grade]) -> None:
     with open(path, "w", encoding="utf-8-sig", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(map(asdict, grades))
+        writer.writerows([asdict(item) for item in grades])
 
 
 def read_sheet(path: str) -> list[Grade]:
