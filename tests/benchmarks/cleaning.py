@@ -128,8 +128,7 @@ def _questions(pages: Sequence[Document], number: int) -> None:
                 if len(words_of(question)) < 13:
                     planted.append((f"short, {name}", planted[-1][1]))
         documents = list({document.id: document for _, document in planted}.values())
-        judged = judge({"c": documents}, {"decontaminate": [task], "dedup": {"enabled": False},
-                                          "contamination": {"max_documents": 1000}})  # fmt: skip
+        judged = judge({"c": documents}, {"decontaminate": [task], "dedup": {"enabled": False}})
         for name, document in planted:
             found.setdefault(name, []).append(document.id not in judged.ids)
         shown = "; ".join(

@@ -4,8 +4,6 @@ import random
 import time
 from collections.abc import Callable
 
-import pytest
-
 from data.benchmarks import Item
 from data.clean.config import CleanConfig
 from data.clean.decontaminate import TestItems
@@ -99,12 +97,3 @@ def test_adversarial_texts_take_no_longer_than_prose():
         if taken > budget:
             slow[name] = round(taken / budget * 3, 1)
     assert not slow
-
-
-@pytest.mark.parametrize("name", list(ADVERSARIAL))
-def test_time_grows_with_the_text_and_no_faster(name):
-    run = everything()
-    run(text("warm up"))
-    eighth = seconds(run, text(adversarial(name, SIZE // 8)))
-    whole = seconds(run, text(adversarial(name)))
-    assert whole < 24 * eighth + 0.05
