@@ -45,7 +45,7 @@ def few_shot(
         tally: gets the removed rows, and `shots{dataset}` and `pairs{dataset}`.
 
     Yields:
-        Documents with the first row's id and `meta.parent`, the ids of all their rows.
+        Documents with the first row's id and `meta.parents`, the ids of all their rows.
 
     Raises:
         ValueError: `chat` is not the synthesizer's.
@@ -104,6 +104,5 @@ def _joined(shots: list[Document], dataset: str, tally: Tally) -> Document:
     turns = tuple(turn for shot in shots for turn in shot.turns)
     pairs = sum(turn.role == "assistant" for turn in turns)
     tally.add({"shots": {dataset: len(shots)}, "pairs": {dataset: pairs}})
-    return replace(
-        shots[0], turns=turns, meta=shots[0].meta | {"parent": [shot.id for shot in shots]}
-    )
+    ids = [shot.id for shot in shots]
+    return replace(shots[0], turns=turns, meta=shots[0].meta | {"parent": ids[0], "parents": ids})

@@ -159,7 +159,7 @@ def test_windows_are_filled_with_rows_of_one_data_set_and_every_row_is_in_one(to
         assert length(document, tokenizer) <= seq_len
         of = {d.meta["dataset"] for d in rows for part in shots(document) if d.turns == part.turns}
         assert of == {document.meta["dataset"]}
-        assert len(document.meta["parent"]) == len(shots(document))
+        assert len(document.meta["parents"]) == len(shots(document))
     # A window is left only when the next row of its data set does not fit any more.
     for dataset in "ab":
         windows = [document for document in joined if document.meta["dataset"] == dataset]
