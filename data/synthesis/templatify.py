@@ -179,8 +179,15 @@ def _say(task: Task, layout: Layout, document_id: str, templates: Templates) -> 
     items = [f"{layout.item.mark(i)}{_ended(o, layout)}" for i, o in enumerate(shown)]
     block = layout.between.join([layout.header, *items])
     at = shown.index(task.answer)
-    answer = (layout.item.name(at) if layout.labels else "") or task.answer
+    labelled = layout.labels and (layout.mode != "classic" or _labels_follow(task, layout))
+    answer = (layout.item.name(at) if labelled else "") or task.answer
     return _Said(task, task.question, answer, block)
+
+
+def _labels_follow(task: Task, layout: Layout) -> bool:
+    """Whether a pattern answers behind its options: before them a label says nothing."""
+    text = layout.patterns[task.shape].text
+    return text.find("{options}") < text.index("{answer}")
 
 
 def _ended(option: str, layout: Layout) -> str:

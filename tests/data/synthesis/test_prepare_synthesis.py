@@ -1,6 +1,11 @@
 """`data.prepare` with `convert: synthesis`: the pairs of a server in a packed stream and in its card."""
 
 import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,8 @@ from data.synthesis.config import SynthesisConfig
 from data.view import read_documents
 from tests.data.completion_server import CompletionServer, serving
 from tests.data.synthesis import made
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def synthesizer(number, body):
@@ -100,3 +107,46 @@ def test_a_preparation_that_was_stopped_asks_for_nothing_twice(recipe, tmp_path)
     again = config.model_copy(update={"out_dir": str(tmp_path / "again")})
     prepare(again, open_writer=writer())
     assert broken == [d.to_json() for d in read_documents(tmp_path / "again" / "reports")]
+
+
+@pytest.mark.slow
+def test_a_preparation_that_is_killed_at_random_ends_with_the_same_stream(recipe, tmp_path):
+    """The real command, killed outright at random moments until it gets through."""
+    config, server = recipe
+    server.delay_s = 0.02
+    generator = config.generator.model_copy(update={"concurrency": 4})
+    config = config.model_copy(update={"generator": generator})
+
+    def start(out):
+        path = tmp_path / f"{out}.json"
+        record = config.model_copy(update={"out_dir": str(tmp_path / out)}).model_dump(mode="json")
+        path.write_text(json.dumps(record))
+        return subprocess.Popen([sys.executable, "-m", "data.prepare", str(path)], cwd=ROOT)
+
+    assert start("whole").wait(timeout=300) == 0
+    asked = len(server.requests)
+    lot, kills = random.Random(2), 0
+    for _ in range(30):
+        goal = len(server.requests) + lot.randrange(3, asked // 2)
+        job = start("broken")
+        while job.poll() is None and len(server.requests) < goal:
+            time.sleep(0.005)
+        if job.poll() is not None:
+            assert job.returncode == 0
+            break
+        time.sleep(lot.random() / 10)
+        job.kill()
+        job.wait()
+        kills += 1
+    assert job.returncode == 0
+    assert kills >= 2
+    files = [
+        sorted(
+            (path.relative_to(tmp_path / out / "reports"), path.read_bytes())
+            for path in (tmp_path / out / "reports").rglob("*")
+            if path.is_file() and path.name not in ("run.json",)
+        )
+        for out in ("whole", "broken")
+    ]
+    assert [name for name, _ in files[0]] == [name for name, _ in files[1]]
+    assert files[0] == files[1]

@@ -140,6 +140,15 @@ def test_options_without_labels_are_answered_by_their_text():
     assert shown([CHOICE], "classic", labels=False).endswith("\nA: yes")
 
 
+def test_an_answer_before_its_options_is_no_label():
+    back = {
+        **layout("classic").patterns,
+        "options": Pattern("The answer is: {answer}", "Q: {question}\n{options}"),
+    }
+    text = shown([CHOICE], "classic", patterns=back)
+    assert "The answer is: yes\nQ: Is it a pump?\nOptions:\n(A)" in text
+
+
 def test_a_pattern_without_options_leaves_them_out_unless_the_question_needs_them():
     bare = {**layout("classic").patterns, "options": Pattern("Q: {question}", "A: {answer}")}
     assert shown([CHOICE], "classic", patterns=bare).endswith("Q: Is it a pump?\nA: yes")
