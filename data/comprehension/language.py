@@ -19,6 +19,7 @@ from data.strict import Config
 
 APOSTROPHES = "'’"
 INNER_KINDS = ("joints", "phrases", "subjects")
+TRIGGER = "trigger"  # group of what may be a question, in the expressions of `inner_finders`
 FOLDER = Path(__file__).parent / "connectives"
 
 
@@ -246,8 +247,10 @@ def trie(words: Iterable[str]) -> str:
     return f"(?:{'|'.join(parts)})" + ("?" if ends else "")
 
 
-def finders(words: Iterable[str], *, spaced: bool) -> tuple[re.Pattern[str], ...]:
+def finders(words: Iterable[str], *, spaced: bool, others: str = "") -> tuple[re.Pattern[str], ...]:
     """Expressions that together find all of `words` in one fast pass each.
+
+    `others` is an expression of what else is looked for, behind a space where words stand apart.
 
     Words are grouped by what they begin with, a mark, a space or a letter: the search for one set
     of first characters is quick where the set is small.
@@ -259,12 +262,14 @@ def finders(words: Iterable[str], *, spaced: bool) -> tuple[re.Pattern[str], ...
         groups.setdefault(kind, []).append(word)
     patterns = []
     for kind, members in sorted(groups.items()):
+        boundary = r"(?![\w-])" if spaced else ""
+        more = f"{others}|" if others and kind == ("space" if spaced else "letter") else ""
         if kind == "letter":
-            patterns.append(trie(members))
+            patterns.append(f"(?:{more}{trie(members)}{boundary})")
         else:
             leads = "".join(sorted({word[0] for word in members})).replace(" ", " \\n")
-            patterns.append(f"[{leads}]{trie(word[1:] for word in members)}")
-    return tuple(re.compile(pattern + (r"(?![\w-])" if spaced else "")) for pattern in patterns)
+            patterns.append(f"[{leads}](?:{more}{trie(word[1:] for word in members)}{boundary})")
+    return tuple(re.compile(pattern) for pattern in patterns)
 
 
 def statement_words(language: "Language") -> list[tuple[str, str, str, StatementRule]]:
@@ -310,7 +315,9 @@ def inner_finders(code: str) -> tuple[re.Pattern[str], ...]:
     language = load_language(code)
     words = [word for word, *_ in statement_words(language)]
     words += [word for word, *_ in relation_words(language)]
-    return finders(words, spaced=language.file.sentences.spaced)
+    triggers = [language.shape(rule.trigger) for rule in language.file.questions if rule.trigger]
+    others = f"(?P<{TRIGGER}>{'|'.join(triggers) or '(?!)'})"
+    return finders(words, spaced=language.file.sentences.spaced, others=others)
 
 
 def alternatives(words: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import clauses_of, trimmed
-from data.comprehension.language import QuestionRule, load_language
+from data.comprehension.language import TRIGGER, QuestionRule, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 
@@ -21,7 +21,6 @@ class _Rule:
 @dataclass(frozen=True)
 class _Questions:
     starts: re.Pattern[str]  # at the start of a sentence
-    triggers: re.Pattern[str]  # anywhere in one
     rules: tuple[_Rule, ...]
 
 
@@ -34,11 +33,8 @@ def _questions(code: str) -> _Questions:
         assert pattern is not None
         rules.append(_Rule(rule, pattern, language.compile(rule.forbidden)))
     starts = [language.shape(rule.starts) for rule in language.file.questions if rule.starts]
-    triggers = [language.shape(rule.trigger) for rule in language.file.questions if rule.trigger]
-    lead = "[ \\n]" if language.file.sentences.spaced else ""
     return _Questions(
         re.compile("|".join(f"(?:{start})" for start in starts) or "(?!)"),
-        re.compile(f"{lead}(?:{'|'.join(triggers)})" if triggers else "(?!)"),
         tuple(rules),
     )
 
@@ -48,7 +44,7 @@ def mine_questions(reading: Reading, opened: dict[int, int]) -> Iterator[Mined]:
     questions = _questions(reading.language.code)
     clauses = clauses_of(reading.language.code)
     text = reading.text
-    worth = {sentence.index for sentence, _ in reading.hits(questions.triggers)}
+    worth = {sentence.index for sentence, match, _ in reading.found if match.lastgroup == TRIGGER}
     begins = questions.starts.match
     worth |= {s.index for s in reading.sentences if begins(text, opened.get(s.index, s.start))}
     for sentence in (reading.sentences[index] for index in sorted(worth)):
