@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from etils import epath
 from pydantic import Field, ValidationError, model_validator
 
 from data import formats
@@ -163,6 +164,22 @@ def read_task(
     return chosen, _items(f"{_name_of(task)}.{name}", chosen)
 
 
+def identity(task: str, *, path: str | None = None, source: str | None = None) -> dict[str, Any]:
+    """What tells that the items of a task are still those that were read: shape, place, size, time.
+
+    Raises:
+        ValueError: as `read_items`.
+    """
+    name, chosen = _choose(task, path, source)
+    told: dict[str, Any] = {"task": task, "source": chosen.model_dump()}
+    if chosen.path is not None:
+        file = epath.Path(_expanded(f"{_name_of(task)}.{name}", chosen.path))
+        if file.exists():
+            stat = file.stat()
+            told |= {"bytes": stat.length, "changed": stat.mtime}
+    return told
+
+
 def task_names() -> list[str]:
     """The tasks of this project."""
     return sorted(file.stem for file in TASKS.glob("*.yaml"))
@@ -236,7 +253,7 @@ def _rows(where: str, source: Source) -> Iterator[formats.Item]:
             raise ValueError(f"task {where}: {error}") from error
         return
     assert source.path is not None
-    path = os.path.expanduser(_VARIABLE.sub(lambda match: _variable(where, match[1]), source.path))
+    path = _expanded(where, source.path)
     format_ = formats.format_of(path) if source.format == "auto" else source.format
     if format_ is None:
         raise ValueError(f"task {where}: the name of {path} does not tell its format; set format")
@@ -246,10 +263,16 @@ def _rows(where: str, source: Source) -> Iterator[formats.Item]:
         raise ValueError(f"task {where}: {path} cannot be read: {error}") from error
 
 
-def _variable(where: str, name: str) -> str:
-    if not os.environ.get(name):
-        raise ValueError(f"task {where}: the environment variable {name} is not set; export it")
-    return os.environ[name]
+def _expanded(where: str, path: str) -> str:
+    """A path with its environment variables put in."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if not os.environ.get(name):
+            raise ValueError(f"task {where}: the environment variable {name} is not set; export it")
+        return os.environ[name]
+
+    return os.path.expanduser(_VARIABLE.sub(value, path))
 
 
 def _item(row: Mapping[str, Any], source: Source, number: str) -> Item:

@@ -25,7 +25,7 @@ import numpy as np
 
 from data.benchmarks import Item, Source, read_task
 from data.clean.config import CleanConfig, ContaminationConfig
-from data.clean.words import ngrams, ngrams_at, word_hashes, words_of
+from data.clean.words import ngrams, runs, runs_at, spread, word_hashes, words_of
 from data.document import Document
 
 QUESTION, SHORT, CONTEXT, ANSWER = range(4)
@@ -103,7 +103,7 @@ class TestItems:
         sources: Mapping[str, Any] | None = None,
     ) -> "TestItems":
         """The items of some tasks, by the name of the task."""
-        runs: list[np.ndarray] = []
+        uses: list[np.ndarray] = []
         keys: list[np.ndarray] = []
         ids, task, texts = [], [], []
         for number, of_task in enumerate(items.values()):
@@ -113,21 +113,22 @@ class TestItems:
                 parts = _parts(item, labels)
                 for place, (kind, text) in enumerate(parts):
                     found, made = _runs(len(ids), kind, place, text, config)
-                    runs.append(found)
+                    uses.append(found)
                     keys.append(made)
                 ids.append(item.id)
                 task.append(number)
                 texts.append(tuple(text for _, text in parts))
-            start = next((i for i, r in enumerate(runs) if len(r) and r["item"][0] >= first), 0)
-            _drop_prompt(runs, keys, start, config)
-        all_runs = np.concatenate([np.zeros(0, _USE), *runs])
+            start = next((i for i, r in enumerate(uses) if len(r) and r["item"][0] >= first), 0)
+            _drop_prompt(uses, keys, start, config)
+        all_runs = np.concatenate([np.zeros(0, _USE), *uses])
         all_keys = np.concatenate([np.zeros(0, np.uint64), *keys])
         order = np.lexsort((all_runs["place"], all_runs["kind"], all_runs["item"], all_keys))
         unique, first_use = np.unique(all_keys[order], return_index=True)
+        longest = int(all_runs["length"].max(initial=0))
         starts = [
-            ngrams(word_hashes(texts[run["item"][0]][run["text"][0]])[:_START], _START)
-            for run in runs
-            if len(run) and _START < run["length"][0] < config.ngram
+            ngrams(word_hashes(texts[of["item"][0]][of["text"][0]])[:_START], _START)
+            for of in uses
+            if len(of) and _START < of["length"][0] < longest
         ]
         starts = np.unique(np.concatenate([np.zeros(0, np.uint64), *starts]))
         return cls(
@@ -163,18 +164,20 @@ class TestItems:
 
     def _find(self, words: np.ndarray) -> np.ndarray:
         """Places in `keys` of the runs that a text has."""
+        words, longest = spread(words), max(self.lengths, default=0)
+        starts = runs(words, _START)
         found = []
         for length in self.lengths:
-            if length <= _START or length == max(self.lengths):
-                found.append(self._lookup(_keys(ngrams(words, length), length)))
-        between = [n for n in self.lengths if _START < n < max(self.lengths)]
-        if between:
-            # Few places begin as a short item does: only they are looked at for every length.
-            places = np.flatnonzero(_among(ngrams(words, _START), self.starts, self.start_sieve))
-            for length, _, runs in ngrams_at(words, places, max(between) if len(places) else 0):
-                if length in between:
-                    found.append(self._lookup(_keys(runs, length)))
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+            if length <= _START or length == longest:
+                of_length = starts if length == _START else runs(words, length)
+                found.append(_keys(of_length, length))
+        # Few places begin as a short item does: only they are looked at for every length.
+        between = [n for n in self.lengths if _START < n < longest]
+        places = np.flatnonzero(_among(starts, self.starts, self.start_sieve))
+        for length, _, of_length in runs_at(words, places, max(between)) if len(places) else ():
+            if length in between:
+                found.append(_keys(of_length, length))
+        return self._lookup(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
     def _lookup(self, keys: np.ndarray) -> np.ndarray:
         keys = keys[_among(keys, self.keys, self.sieve)]
@@ -352,15 +355,15 @@ def _runs(
     keys = _keys(ngrams(hashes, length), length)
     if kind == QUESTION and len(hashes) < config.min_words:
         kind = SHORT
-    runs = np.zeros(len(keys), _USE)
-    runs["item"], runs["kind"], runs["text"], runs["length"] = item, kind, text, length
-    runs["place"] = np.arange(len(keys))
-    return runs, keys
+    uses = np.zeros(len(keys), _USE)
+    uses["item"], uses["kind"], uses["text"], uses["length"] = item, kind, text, length
+    uses["place"] = np.arange(len(keys))
+    return uses, keys
 
 
-def _keys(runs: np.ndarray, length: int) -> np.ndarray:
+def _keys(hashes: np.ndarray, length: int) -> np.ndarray:
     """The keys of runs of one length, given their hashes; other lengths have other keys."""
-    return runs + np.uint64(length * 0x9E3779B97F4A7C15 % 2**64)
+    return hashes + np.uint64(length * 0x9E3779B97F4A7C15 % 2**64)
 
 
 def _sieve(keys: np.ndarray) -> np.ndarray:
@@ -380,7 +383,7 @@ def _among(keys: np.ndarray, known: np.ndarray, sieve: np.ndarray) -> np.ndarray
 
 
 def _drop_prompt(
-    runs: list[np.ndarray], keys: list[np.ndarray], start: int, config: ContaminationConfig
+    uses: list[np.ndarray], keys: list[np.ndarray], start: int, config: ContaminationConfig
 ) -> None:
     """Takes away the runs that many items of a task share, but never all of a text's."""
     unique, number = np.unique(
@@ -389,11 +392,11 @@ def _drop_prompt(
     shared = unique[number > config.max_documents]
     if not len(shared):
         return
-    for i in range(start, len(runs)):
-        if len(keys[i]) > 1 and runs[i]["kind"][0] in (QUESTION, CONTEXT):
+    for i in range(start, len(uses)):
+        if len(keys[i]) > 1 and uses[i]["kind"][0] in (QUESTION, CONTEXT):
             own = ~np.isin(keys[i], shared)
             if own.any():
-                runs[i], keys[i] = runs[i][own], keys[i][own]
+                uses[i], keys[i] = uses[i][own], keys[i][own]
 
 
 def _described(source: Source, items: Sequence[Item]) -> dict[str, Any]:

@@ -46,35 +46,44 @@ def word_hashes(text: str) -> np.ndarray:
 
 def ngrams(hashes: np.ndarray, length: int) -> np.ndarray:
     """uint64[max(number of words - length + 1, 0)]: a hash of every run of `length` words."""
-    if len(hashes) < length:
+    return runs(spread(hashes), length)
+
+
+def spread(hashes: np.ndarray) -> np.ndarray:
+    """uint64: word hashes, ready for `runs` and `runs_at`."""
+    return mix(hashes.astype(np.uint64))
+
+
+def runs(words: np.ndarray, length: int) -> np.ndarray:
+    """What `ngrams` gives, of spread word hashes."""
+    if len(words) < length:
         return np.zeros(0, np.uint64)
     # A polynomial in the words' hashes, put together from runs of 1, 2, 4, ... words.
-    power, runs, factor = 1, mix(hashes.astype(np.uint64)), _A
+    power, part, factor = 1, words, _A
     total, done = None, 0
     while done < length:
         if length & power:
-            last = len(hashes) - length + 1
-            part = runs[done : done + last]
-            total = part if total is None else total * factor + part
+            here = part[done : done + len(words) - length + 1]
+            total = here if total is None else total * factor + here
             done += power
         if done < length:
-            runs = runs[:-power] * factor + runs[power:]
-            with np.errstate(over="ignore"):
-                factor = factor * factor
+            part = part[:-power] * factor + part[power:]
+            factor = np.uint64(int(factor) ** 2 % 2**64)
             power *= 2
     assert total is not None
     return mix(total)
 
 
-def ngrams_at(
-    hashes: np.ndarray, places: np.ndarray, longest: int
+def runs_at(
+    words: np.ndarray, places: np.ndarray, longest: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Length by length, from 1 to `longest`: the places where a run fits, and what `ngrams` gives."""
+    """Length by length, from 1 to `longest`: the places where a run fits, and what `runs` gives."""
     total = np.zeros(len(places), np.uint64)
     for length in range(1, longest + 1):
-        fits = places + length <= len(hashes)
-        places, total = places[fits], total[fits]
-        total = total * _A + mix(hashes[places + length - 1].astype(np.uint64))
+        fits = places + length <= len(words)
+        if not fits.all():
+            places, total = places[fits], total[fits]
+        total = total * _A + words[places + length - 1]
         yield length, places, mix(total)
 
 

@@ -169,6 +169,14 @@ def test_a_path_takes_the_place_and_keeps_the_shape(tmp_path, monkeypatch):
     assert item.answers == ("a",)
 
 
+def test_the_identity_of_a_task_s_data_changes_with_it(tmp_path):
+    name = task(tmp_path, [{"question": "One?"}])
+    before = benchmarks.identity(name)
+    assert benchmarks.identity(name) == before
+    task(tmp_path, [{"question": "One?"}, {"question": "Two?"}])
+    assert benchmarks.identity(name) != before
+
+
 def test_the_hub_is_read_with_the_task_s_names(monkeypatch):
     asked = []
 

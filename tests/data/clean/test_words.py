@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from data.clean import words as words_lib
-from data.clean.words import jaccard, ngrams, ngrams_at, shingles, word_hashes, words_of
+from data.clean.words import (
+    jaccard,
+    ngrams,
+    runs_at,
+    shingles,
+    spread,
+    word_hashes,
+    words_of,
+)
 
 
 def test_case_spacing_and_punctuation_are_folded():
@@ -49,14 +57,16 @@ def test_a_run_has_the_same_hash_wherever_it_is(length):
     inside = np.concatenate([words[::-1], run, words])
     (expected,) = ngrams(run, length)
     assert ngrams(inside, length)[50] == expected
-    found = {n: (p.tolist(), h.tolist()) for n, p, h in ngrams_at(inside, np.array([50]), length)}
+    found = {
+        n: (p.tolist(), h.tolist()) for n, p, h in runs_at(spread(inside), np.array([50]), length)
+    }
     assert found[length] == ([50], [int(expected)])
     assert len(set(ngrams(inside, length).tolist())) >= 50  # and others have others
 
 
 def test_runs_that_do_not_fit_are_left_out():
     words = np.arange(5, dtype=np.uint32)
-    assert [(n, p.tolist()) for n, p, _ in ngrams_at(words, np.array([0, 3]), 3)] == [
+    assert [(n, p.tolist()) for n, p, _ in runs_at(spread(words), np.array([0, 3]), 3)] == [
         (1, [0, 3]),
         (2, [0, 3]),
         (3, [0]),
