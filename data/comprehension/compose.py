@@ -14,7 +14,7 @@ from data.comprehension.config import ComprehensionConfig
 from data.comprehension.mined import Mined
 from data.comprehension.page import ChatPage, Span, Task, TextPage
 from data.comprehension.select import classifies
-from data.comprehension.templates import Frame, Template, Templates
+from data.comprehension.templates import Frame, Piece, Template, Templates
 from data.document import Turn, draw, uniform
 
 # The text of a section is given back as an answer only when it is short.
@@ -81,10 +81,10 @@ def ask(
             others = [item for item in templates.tasks[group] if _suits(item, task, templates)]
             template = _pick(others, id, f"other template {group}")
         question = templates.render(template.question, slots)
-        answer = templates.render(template.answer(task.label), slots)
-        join = (
-            "\n" if "\n" in answer or _ends_in_quotation(template) else templates.behind(question)
-        )
+        pieces = template.answer(task.label)
+        answer = templates.render(pieces, slots)
+        apart = "\n" in answer or _ends_in_quotation(template, pieces)
+        join = "\n" if apart else templates.behind(question)
         families.setdefault(task.family, []).append(
             Task(task.family, task.label, question, answer, task.spans, join)
         )
@@ -174,12 +174,16 @@ def _group(task: Mined, id: str, config: ComprehensionConfig) -> str:
 def _suits(template: Template, task: Mined, templates: Templates) -> bool:
     """Whether the template can be filled with this task's slots.
 
-    A repeated connective has to open a sentence, a section that is given back has to be short, and
-    what stands in quotation marks has none inside.
+    A repeated connective has to open a sentence, a section that is given back has to be short, what
+    is asked about as a statement has to be one, and what stands in quotation marks has none inside.
     """
     slots = task.slots
     if template.linked and slots["connective"] not in templates.links:
         return False
+    if template.clause:
+        connective = slots["connective"]
+        if not connective[:1].isupper() and connective not in templates.clauses:
+            return False
     if template.inverted and len(slots.get("body", "")) > MAX_SECTION_ANSWER:
         return False
     for name in template.quoted:
@@ -276,7 +280,9 @@ def _opening(body: str, templates: Templates) -> str:
     return text if len(text) == len(body) else text + templates.more
 
 
-def _ends_in_quotation(template: Template) -> bool:
-    """Whether the answer would run into a quotation or a list."""
+def _ends_in_quotation(template: Template, answer: tuple[Piece, ...]) -> bool:
+    """Whether the answer would run into a quotation or a list that it does not complete."""
     last = template.question[-1]
+    if not isinstance(answer[0], str) and answer[0][1] == "rest":
+        return False
     return not isinstance(last, str) or last.rpartition("\n")[2].startswith(_LISTED)

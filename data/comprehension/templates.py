@@ -73,6 +73,7 @@ class Template:
         inverted: whether it goes from what the others ask for to what they give.
         linked: whether it repeats the connective, at the beginning of a sentence.
         quoted: slots that stand in quotation marks.
+        clause: whether it asks about a statement, which the effect of "is caused by" is not.
     """
 
     question: tuple[Piece, ...]
@@ -80,6 +81,7 @@ class Template:
     inverted: bool
     linked: bool
     quoted: tuple[str, ...]
+    clause: bool = False
 
     def answer(self, label: str) -> tuple[Piece, ...]:
         """What is answered where the task has this label."""
@@ -111,6 +113,7 @@ class Templates:
         join: stands between a question and its answer in running text.
         more: stands behind the beginning of something longer.
         links: connectives that may open a sentence.
+        clauses: connectives next to a whole clause.
         lower: words that lose their capital letter inside a sentence.
         tasks: templates by group; the groups are `TASK_GROUPS`.
         frames: frames by group; the groups are those of `FRAME_GROUPS`.
@@ -122,6 +125,7 @@ class Templates:
     join: str
     more: str
     links: frozenset[str]
+    clauses: frozenset[str]
     lower: frozenset[str]
     tasks: Mapping[str, tuple[Template, ...]]
     frames: Mapping[str, tuple[Frame, ...]]
@@ -210,7 +214,7 @@ def parse_templates(source: str, name: str, language: str, domain: str | None) -
     import yaml
 
     content = yaml.load(source, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    head = ("stop", "join", "more", "links", "lower", "intro")
+    head = ("stop", "join", "more", "links", "clauses", "lower", "intro")
     known = {*head, *TASK_GROUPS, *FRAME_GROUPS}
     if wrong := content.keys() ^ known:
         what = ", ".join(sorted(wrong))
@@ -222,6 +226,7 @@ def parse_templates(source: str, name: str, language: str, domain: str | None) -
         content["join"],
         content["more"],
         frozenset(content["links"]),
+        frozenset(content["clauses"]),
         frozenset(content["lower"]),
         {group: reader.templates(group, content[group]) for group in TASK_GROUPS},
         {group: reader.frames(group, content[group]) for group in FRAME_GROUPS},
@@ -239,7 +244,7 @@ class _Reader:
         found = []
         slots = SLOTS[group.split(".")[0]]
         for entry in entries:
-            self._keys(group, entry, ("answer", "templates", "inverted"))
+            self._keys(group, entry, ("answer", "templates", "inverted", "clause"))
             answer = entry["answer"]
             answers = answer if isinstance(answer, dict) else {"": answer}
             options = "\n".join(f"- {text}" for text in _in_order(answers))
@@ -249,10 +254,18 @@ class _Reader:
                 extra = ("options",) if len(answers) > 1 else ()
                 question = self._pieces(group, text, slots + extra, {"options": options})
                 parsed = {k: self._pieces(group, v, slots, {}) for k, v in answers.items()}
-                names = {piece[0] for piece in question if not isinstance(piece, str)}
-                quoted = _quoted(question)
-                inverted = entry.get("inverted", False)
-                found.append(Template(question, parsed, inverted, "connective" in names, quoted))
+                found.append(
+                    Template(
+                        question,
+                        parsed,
+                        inverted=entry.get("inverted", False),
+                        linked=any(
+                            p[0] == "connective" for p in question if not isinstance(p, str)
+                        ),
+                        quoted=_quoted(question),
+                        clause=entry.get("clause", False),
+                    )
+                )
         if not found:
             raise ValueError(f"{self._name}: {group}: no template can be used without a domain")
         return tuple(found)

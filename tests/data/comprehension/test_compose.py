@@ -323,6 +323,19 @@ FOREIGN = {
 }
 
 
+def test_what_is_no_statement_is_not_asked_about_as_one():
+    slots = {"cause": "Old age.", "effect": "Hip fractures.", "connective": "are caused by"}
+    phrase = mined("cause", "effect_cause", "x", **slots)
+    clause = dataclasses.replace(phrase, slots={**slots, "connective": "because"})
+
+    def questions(task):
+        texts = [composed(config("neither"), id=f"d{n}", tasks=[task]) for n in range(400)]
+        return {text.tasks[0]["question"] for text in texts}
+
+    assert questions(phrase) < questions(clause)
+    assert "Hip fractures. Why is that so?" in questions(clause) - questions(phrase)
+
+
 @pytest.mark.parametrize("language", sorted(FOREIGN))
 def test_other_languages_read_as_the_golden_ones(language):
     domain, (title, *sentences), relation, words, asked = FOREIGN[language]
