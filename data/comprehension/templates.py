@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.comprehension.quotation import capitalized, stopped, uncapitalized, unstopped
+
 FOLDER = Path(__file__).parent / "templates"
 
 # Slots of the tasks that mining finds; `opening` is the beginning of a section's body.
@@ -57,8 +59,6 @@ _WORDS = frozenset(
 )
 _QUOTABLE = frozenset(name for names in SLOTS.values() for name in names) - _WORDS | {"opening"}
 _SPECS = ("", "bare", "inner", "rest")
-_ENDS = (".", "!", "?", "…", "。", "！", "？", "；")
-_CLOSING = "\"'”’»)]）】」』"
 
 Piece = str | tuple[str, str]  # a literal, or (slot, spec)
 
@@ -146,41 +146,12 @@ class Templates:
         if "\n" in text or "  " in text or "\t" in text:
             text = " ".join(text.split())
         if spec == "inner" or spec == "rest":
-            text = self._uncapitalized(text)
+            text = uncapitalized(text, self.lower)
         elif slot not in _WORDS:
             text = capitalized(text)
         if spec == "bare" or spec == "inner":
-            return _unstopped(text)
-        return text if slot in _WORDS else self._stopped(text)
-
-    def _stopped(self, text: str) -> str:
-        if text.endswith(_ENDS) or text.rstrip(_CLOSING).endswith(_ENDS):
-            return text
-        return text.rstrip(",;:，、：") + self.stop
-
-    def _uncapitalized(self, text: str) -> str:
-        word = text.split(" ", 1)[0].rstrip(",")
-        return text[:1].lower() + text[1:] if word.lower() in self.lower else text
-
-
-def capitalized(text: str) -> str:
-    """With a capital letter, but for names that begin with a small one (mRNA, pH, p53, c-Myc)."""
-    first = text[:1]
-    if not first.islower():
-        return text
-    second = text[1:2]
-    if second.isupper() or second.isdigit() or second == "-":
-        return text
-    return first.upper() + text[1:] if len(first.upper()) == 1 else text
-
-
-def _unstopped(text: str) -> str:
-    if text.endswith("。"):
-        return text[:-1]
-    if not text.endswith(".") or text.endswith(("...", " al.", " etc.")):
-        return text
-    # The point of an abbreviation stays: "in the U.S."
-    return text if text[-3:-2] == "." else text[:-1]
+            return unstopped(text)
+        return text if slot in _WORDS else stopped(text, self.stop)
 
 
 @functools.cache

@@ -7,11 +7,11 @@ import re
 import pytest
 import yaml
 
+from data.comprehension.quotation import capitalized
 from data.comprehension.templates import (
     FOLDER,
     FRAME_GROUPS,
     TASK_GROUPS,
-    capitalized,
     languages,
     load_templates,
     parse_templates,
@@ -290,6 +290,7 @@ def test_a_language_without_templates_is_named():
         ("p53 binds DNA,", "p53 binds DNA.", "p53 binds DNA,"),
         ("is it so?", "Is it so?", "is it so?"),
         ('he said "no."', 'He said "no."', 'he said "no."'),
+        ("it sued Delacourt Co.", "It sued Delacourt Co.", "it sued Delacourt Co."),
         ("cases in the U.S.", "Cases in the U.S.", "cases in the U.S."),
         ("as shown by Smith et al.", "As shown by Smith et al.", "as shown by Smith et al."),
         ("a line\n   that wraps", "A line that wraps.", "a line that wraps"),
