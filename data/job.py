@@ -17,8 +17,8 @@ from typing import Any
 
 from etils import epath
 
+from data import benchmarks, sources
 from data import rows as rows_lib
-from data import sources
 from data.config import CorpusConfig, PrepareConfig
 from data.executor import Executor, LocalExecutor
 from data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
@@ -47,6 +47,10 @@ class Job:
             or (clean and (clean.dedup.enabled or clean.decontaminate))
         )
         self.needs_all = self.compares or self.tokenizer is None
+        # Copies are kept in the order of the corpora, and test items may change in their files.
+        tests = clean.decontaminate if clean else ()
+        tests = [benchmarks.identity(t.task, path=t.path, source=t.source) for t in tests]
+        self._compared = [clean, list(config.corpora), tests]
         self._settings = {name: self._settings_of(name) for name in config.corpora}
         if rows_lib.is_remote(self.out) and not self.executor.shared:
             key = sha256(str(self.out).encode()).hexdigest()[:12]
@@ -66,7 +70,7 @@ class Job:
         """What the cleaned documents of a corpus, and what is noted of them, depend on."""
         config = self.config
         rest = [config.clean_of(name), config.clean, config.heldout.fraction, config.partitions]
-        return _digest(_plain([VERSION, self._source_of(name), rest, sorted(config.corpora)]))
+        return _digest(_plain([VERSION, self._source_of(name), rest, self._compared]))
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -89,7 +93,7 @@ class Job:
                 return False
         return (self.out / "tokenizer").exists()
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, *, alone: bool = True) -> None:
         """Makes the folder ready: takes away what was made under other settings, and says so."""
         stream, work = self.out / name, self.work / name
         mark = work / "settings.json"
@@ -103,7 +107,8 @@ class Job:
                 work,
                 self.work,
             ):
-                rows_lib.remove_partials(folder)
+                if alone:  # else they may be another host's, being written
+                    rows_lib.remove_partials(folder)
             # Object storage makes no folders; what is wrong with a bucket shows when it is listed.
             there = _products(stream) + list(work.glob("*"))
         except OSError as error:
@@ -193,7 +198,7 @@ class Job:
             settings["synthesis"] = [corpus.synthesis, _tuned("synthesis")]
             settings["generator"] = config.generator
         if self.compares:
-            settings["compared"] = config.clean
+            settings["compared"] = self._compared
         if self.needs_all:
             settings["corpora"] = {n: self._source_of(n) for n in sorted(config.corpora)}
         return _plain(settings)
@@ -233,7 +238,12 @@ def _digest(value: Any) -> str:
 def _products(folder: epath.Path) -> list[epath.Path]:
     """The files of a stream's folder; the ones that say it is finished come first."""
     patterns = ["stream.json", "heldout*/stream.json", "*.json", "heldout/*.json"]
-    patterns += ["card.html", "set_aside.jsonl.zst", "documents/part-*.jsonl.zst", "heldout/documents.jsonl.zst"]
+    patterns += [
+        "card.html",
+        "set_aside.jsonl.zst",
+        "documents/part-*.jsonl.zst",
+        "heldout/documents.jsonl.zst",
+    ]
     patterns += ["vocabulary/*.model", "heldout_converted/*.json*"]
     patterns += ["rows-train.array_record-*", "heldout*/rows-train.array_record-*"]
     return list(dict.fromkeys(path for pattern in patterns for path in folder.glob(pattern)))
