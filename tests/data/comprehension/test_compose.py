@@ -152,6 +152,29 @@ def test_no_choice_decides_another():
         assert abs(pairs[first, True] / total - share * twin) < 0.03
 
 
+def test_every_choice_has_a_draw_of_its_own(monkeypatch):
+    from data.comprehension import compose as compose_module
+    from data.comprehension import select as select_module
+    from data.document import draw, uniform
+
+    names = Counter()
+    for module in (compose_module, select_module):
+        for function in (uniform, draw):
+
+            def noted(id, choice, function=function):
+                names[choice] += 1
+                return function(id, choice)
+
+            monkeypatch.setattr(module, function.__name__, noted)
+    tasks = [*TASKS, *many("entail", 4)]
+    for seed in range(50):
+        names.clear()
+        composed(config(negatives=1.0), id=f"d{seed}", tasks=tasks)
+        assert len(names) > 8
+        # Whether inference asks for the relation is one choice, looked up by every task.
+        assert {name for name, count in names.items() if count > 1} <= {"classify or generate"}
+
+
 def test_nothing_depends_on_the_order_or_number_of_documents():
     alone = composed(config(), id="d7").turns
     for n in range(9):
