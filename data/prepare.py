@@ -24,8 +24,12 @@ Flags that are not ours go to Apache Beam, if `--beam_runner=NAME` is there (doc
 import heapq
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
+
+from etils import epath
 
 from data import rows as rows_lib
 from data.card import Counts, add_counts, make_card, print_profile, print_table
@@ -57,6 +61,7 @@ def prepare(
     executor: Executor | None = None,
     open_writer: Callable[[PrepareConfig], Writer] | None = None,
     profile: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, dict[str, Any]]:
     """Prepares every corpus of a recipe and gives its `stream.json`, by name.
 
@@ -66,6 +71,8 @@ def prepare(
         open_writer: gives what writes the pairs of `convert: synthesis`; called where there is a
             corpus to write for.
         profile: print processor seconds per stage at the end.
+        share: make the partitions of this share alone, (1, 8): the second of eight hosts. Whoever
+            prepares afterwards finds them finished and completes the streams.
 
     Raises:
         ValueError: the recipe, a source or the tokenizer is not as it must be; the message says
@@ -73,13 +80,17 @@ def prepare(
         ChildProcessError: a worker was killed.
     """
     job = Job(config, executor)
+    if share[1] > 1:  # hosts may see one out_dir, and must not deal into the same files
+        key = sha256(str(job.out).encode()).hexdigest()[:12]
+        name = f"lectern-share-{key}-{share[0]}-of-{share[1]}"
+        job.spool = epath.Path(tempfile.gettempdir()) / name
     pending = [name for name in config.corpora if not job.is_finished(name)]
     if not pending:
         job.clean_up()  # a run may have been killed while it did this
         print(f"{config.out_dir}: prepared already, nothing to do.")
         return _streams(job)
     for name in pending:
-        job.begin(name)
+        job.begin(name, alone=share[1] == 1)
     with job.timed("deal"):
         corpora = read_corpora(job, pending)
     with job.timed("clean"):
@@ -98,7 +109,14 @@ def prepare(
             tasks[name] = partition_tasks(job, corpora[name], decision, conversion)
     with job.timed("partitions"):
         num_bytes = sum(corpora[name].counts["bytes"] for name in pending)
-        build_partitions(job, list(itertools.chain(*tasks.values())), num_bytes)
+        chosen = [t for t in itertools.chain(*tasks.values()) if t.partition % share[1] == share[0]]
+        build_partitions(job, chosen, num_bytes)
+    if share[1] > 1:
+        job.spool.rmtree()
+        print(
+            f"{len(chosen)} partitions of this share are made; after the last, run without --share"
+        )
+        return {}
     with job.timed("finish"):
         cards = [_finish(job, tasks[name], corpora[name], decision) for name in pending]
     if profile:
@@ -119,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     argv, beam_flags = split_flags(sys.argv[1:] if argv is None else argv)
     flags = [
         Flag("profile", "print processor seconds per stage at the end"),
+        Flag("share", "make this share of the partitions and stop: 1/8 on the second of eight hosts "
+             "(of 0 to 7) that see one out_dir; run without it afterwards, on any of them", "I/N"),
         Flag("limit", "read at most so many documents of every corpus", "N"),
         Flag("beam_runner", "run on Apache Beam (DirectRunner, DataflowRunner, FlinkRunner, ...); "
              "every --name=value that is not ours goes to Beam", "NAME"),
@@ -135,7 +155,10 @@ def main(argv: list[str] | None = None) -> None:
             return
         try:
             profile = bool(options.flags["profile"])
-            prepare(config, executor=executor, open_writer=_open_writer, profile=profile)
+            share = _share(options.flags["share"])
+            prepare(
+                config, executor=executor, open_writer=_open_writer, profile=profile, share=share
+            )
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command to go on; finished partitions are kept.")
             raise SystemExit(130) from None
@@ -235,6 +258,13 @@ def _account(job: Job, corpus: Corpus, partitions: Sequence[Counts]) -> None:
 
 def _streams(job: Job) -> dict[str, dict[str, Any]]:
     return {name: rows_lib.read_stream(job.out / name) or {} for name in job.config.corpora}
+
+
+def _share(said: str | None) -> tuple[int, int]:
+    number, _, count = (said or "0/1").partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(f"--share: {said!r} is not of the form I/N with I from 0 to N - 1")
+    return int(number), int(count)
 
 
 def _limited(config: PrepareConfig, limit: str) -> PrepareConfig:

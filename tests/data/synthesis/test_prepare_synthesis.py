@@ -109,6 +109,45 @@ def test_a_preparation_that_was_stopped_asks_for_nothing_twice(recipe, tmp_path)
     assert broken == [d.to_json() for d in read_documents(tmp_path / "again" / "reports")]
 
 
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_convert_their_own_shards_and_their_number_does_not_show(recipe, tmp_path, hosts):
+    config, server = recipe
+
+    def run(out, *flags):
+        path = tmp_path / f"{out}.json"
+        record = config.model_copy(update={"out_dir": str(tmp_path / out)}).model_dump(mode="json")
+        path.write_text(json.dumps(record))
+        main([str(path), *flags])
+        asked, server.requests[:] = len(server.requests), []
+        return asked
+
+    alone = run("alone")
+    asked = [run("shared", "--share", f"{host}/{hosts}") for host in reversed(range(hosts))]
+    assert sum(asked) == alone
+    assert min(asked) > 0
+    assert not (tmp_path / "shared" / "reports" / "stream.json").exists()
+    assert run("shared") == 0  # finishes, asks for nothing
+    assert streams(tmp_path / "alone") == streams(tmp_path / "shared")
+
+
+def test_a_share_that_is_none_is_refused(recipe, tmp_path, capsys):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(recipe[0].model_dump(mode="json")))
+    for share in ("2/2", "1", "a/b"):
+        with pytest.raises(SystemExit):
+            main([str(path), "--share", share])
+        assert "--share" in capsys.readouterr().err
+
+
+def streams(out: Path) -> list[tuple[Path, bytes]]:
+    """Every file of a stream but the one with times and hosts."""
+    return sorted(
+        (path.relative_to(out), path.read_bytes())
+        for path in (out / "reports").rglob("*")
+        if path.is_file() and path.name != "run.json"
+    )
+
+
 @pytest.mark.slow
 def test_a_preparation_that_is_killed_at_random_ends_with_the_same_stream(recipe, tmp_path):
     """The real command, killed outright at random moments until it gets through."""
@@ -140,13 +179,4 @@ def test_a_preparation_that_is_killed_at_random_ends_with_the_same_stream(recipe
         kills += 1
     assert job.returncode == 0
     assert kills >= 2
-    files = [
-        sorted(
-            (path.relative_to(tmp_path / out / "reports"), path.read_bytes())
-            for path in (tmp_path / out / "reports").rglob("*")
-            if path.is_file() and path.name not in ("run.json",)
-        )
-        for out in ("whole", "broken")
-    ]
-    assert [name for name, _ in files[0]] == [name for name, _ in files[1]]
-    assert files[0] == files[1]
+    assert streams(tmp_path / "whole") == streams(tmp_path / "broken")
