@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
 
 MEGABYTE = 1_000_000
-# Threads do not change what is learned as long as their number is fixed.
-_THREADS = 2
+# Several wait for each other busily: two take three times the processor time of one.
+_THREADS = 1
 # SentencePiece skips longer lines.
 _LINE_BYTES = 4096
 
@@ -288,6 +289,9 @@ def _options(vocab_size: int, language: Language) -> dict[str, Any]:
         "input_sentence_size": 0,
         "shuffle_input_sentence": False,
         "max_sentence_length": _LINE_BYTES,
+        # Words never reach over a space, so a spaced language is learned from its words and their
+        # numbers, in half the time.
+        "input_format": "tsv" if language.file.sentences.spaced else "text",
         "num_threads": _THREADS,
         "split_digits": True,
         "byte_fallback": False,
@@ -302,6 +306,10 @@ def _train(texts: list[str], options: dict[str, Any], language: Language) -> byt
     import sentencepiece
 
     def lines() -> Iterable[str]:
+        if options["input_format"] == "tsv":
+            counts = Counter(word for text in texts for word in text.split())
+            yield from (f"{word[: _LINE_BYTES // 8]}\t{n}" for word, n in sorted(counts.items()))
+            return
         for text in texts:
             for line in text.splitlines():
                 # Longer lines would be skipped; characters of one to four bytes are cut off early.
