@@ -154,6 +154,9 @@ class ServerConfig(Config):
         return url
 
 
+_SPEED = ("slots", "steps")  # of an engine
+
+
 class GeneratorConfig(ServerConfig):
     """What writes text for a preparation: our own engine, or a server."""
 
@@ -175,6 +178,15 @@ class GeneratorConfig(ServerConfig):
         default={},
         description="settings of the engine, as `python -m model.generate --help` names them",
     )
+
+    def identity(self) -> dict[str, Any]:
+        """What the texts depend on: all but where and how fast the model is asked, and its price.
+
+        So a job goes on with a server that has moved, other limits, or more money.
+        """
+        told = self.model_dump(include={"kind", "model", "endpoint", "bos", "extra", "tokenizer"})
+        texts = {name: value for name, value in self.engine.items() if name not in _SPEED}
+        return told | {"engine": texts}
 
     @model_validator(mode="after")
     def _model_is_named(self) -> "GeneratorConfig":

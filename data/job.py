@@ -195,8 +195,9 @@ class Job:
         if corpus.convert == "comprehension":
             settings["comprehension"] = [corpus.comprehension, _tuned("comprehension")]
         if corpus.convert == "synthesis":
-            settings["synthesis"] = [corpus.synthesis, _tuned("synthesis")]
-            settings["generator"] = config.generator
+            settings["synthesis"] = [corpus.synthesis.identity(), _tuned("synthesis")]
+            assert config.generator is not None
+            settings["generator"] = config.generator.identity()
         if self.compares:
             settings["compared"] = self._compared
         if self.needs_all:

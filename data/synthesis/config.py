@@ -1,6 +1,6 @@
 """What a recipe says about instruction-augmented text. Defaults are the published ones, where any."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -147,6 +147,10 @@ class SynthesisConfig(Config):
     )
     filters: FiltersConfig = FiltersConfig()
     templates: TemplatesConfig = TemplatesConfig()
+
+    def identity(self) -> dict[str, Any]:
+        """What the texts depend on: all but how many failures end the job."""
+        return self.model_dump(exclude={"max_failed"})
 
     @model_validator(mode="after")
     def _room_for_a_text(self) -> "SynthesisConfig":

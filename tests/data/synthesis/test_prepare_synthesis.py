@@ -109,6 +109,33 @@ def test_a_preparation_that_was_stopped_asks_for_nothing_twice(recipe, tmp_path)
     assert broken == [d.to_json() for d in read_documents(tmp_path / "again" / "reports")]
 
 
+def test_a_job_that_ran_out_of_money_goes_on_with_more(recipe, tmp_path):
+    """Prices, limits and the server's place may change between runs; another model is another job."""
+    config, server = recipe
+    place = tmp_path / "recipe.json"
+
+    def run(**settings):
+        generator = config.generator.model_copy(update=settings)
+        place.write_text(json.dumps(config.model_copy(update={"generator": generator}).model_dump(mode="json")))  # fmt: skip
+        asked = len(server.requests)
+        try:
+            main([str(place)])
+        finally:
+            asked = len(server.requests) - asked
+        return asked
+
+    costs = {"price_in": 100.0, "price_out": 100.0, "concurrency": 2}
+    with pytest.raises(SystemExit):
+        run(max_cost=0.5, **costs)
+    first = len(server.requests)
+    assert first > 5
+    rest = run(max_cost=100.0, base_url=server.url.replace("127.0.0.1", "localhost"), **costs)
+    card = json.loads((tmp_path / "out" / "reports" / "card.json").read_text())
+    assert first + rest == card["synthesis"]["texts"]
+    assert run() == 0
+    assert run(model="another") == card["synthesis"]["texts"]
+
+
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_hosts_convert_their_own_shards_and_their_number_does_not_show(recipe, tmp_path, hosts):
     config, server = recipe
