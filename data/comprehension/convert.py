@@ -144,15 +144,15 @@ class _Converter:
 
     def _title(self, document: Document, text: str) -> tuple[str | None, int]:
         """A document's title, and where the text under the title's line begins."""
+        at = text.find("\n", len(text) - len(text.lstrip())) + 1
+        line = " ".join(text[:at].split())
         if self._config.title == "meta":
-            title = document.meta.get("title") or ""
-            at = len(title) + 1 if text.startswith(title + "\n") else 0
+            told = document.meta.get("title") or ""
+            title = " ".join(told.split())
+            if line != title:  # it has several lines, or is not in the text
+                at = len(told) + 1 if told and text.startswith(told + "\n") else 0
         else:
-            at = text.find("\n", len(text) - len(text.lstrip())) + 1
-            title = text[:at]
-            if len(title) > MAX_TITLE:
-                return None, 0
-        title = " ".join(title.split())
+            title = line if at <= MAX_TITLE else ""
         return (title, at) if title and text[at:].strip() else (None, 0)
 
     # --- fitting ----------------------------------------------------------------------------------

@@ -207,6 +207,10 @@ def test_the_title_is_the_first_line_where_the_recipe_says_so(tokenizer):
     assert task["source_spans"] in ([[0, len(TITLE)]], [[len(TITLE) + 1, len(TEXT)]])
     [item] = stage(tokenizer, layout=layout)([document(TEXT)])
     assert not [task for task in item.meta["tasks"] if task["family"] == "title"]
+    spaced = document(f" {TITLE.replace(' ', '  ')} \n{BODY}")
+    spaced.meta["title"] = TITLE  # its line is found whatever cleaning did to the spaces
+    [item] = stage(tokenizer, layout=layout)([spaced])
+    assert item.meta["read"][0][3] == spaced.turns[0].text.index("\n") + 1
     long = "word " * 100 + "\n" + BODY
     [item] = stage(tokenizer, title="first_line", layout=layout)([document(long)])
     assert not [task for task in item.meta["tasks"] if task["family"] == "title"]
