@@ -46,7 +46,11 @@ class LanguageConfig(Config):
     """Language id, kept as `meta.language`; filters only when asked."""
 
     enabled: bool = True
-    characters: int = Field(default=500, ge=50, description="looked at, from the beginning")
+    characters: int = Field(
+        default=500,
+        ge=50,
+        description="looked at, from the beginning; a third of them where that leaves no doubt",
+    )
     keep: tuple[str, ...] = Field(
         default=(), description="codes (en, zh, ...) of languages to keep; none named: all are kept"
     )
