@@ -103,7 +103,8 @@ class Drafter:
         """The texts that a document becomes, if its estimated length is right."""
         text, config = source.text, self._config
         ratio = None
-        if len(text) * (1 if text.isascii() else 4) > 2 * self._seq_len:
+        # Prose has four characters to a token, scripts that the tokenizer hardly knows have one.
+        if len(text) + 1.5 * (len(text.encode()) - len(text)) > 2 * self._seq_len:
             ratio = self._tokens_per_char(text)
         long = ratio is not None and len(text) * ratio > self._seq_len * config.read_share
         parts = [Part(0, len(text), source.title, source.body)]
