@@ -11,6 +11,7 @@
 * **Recall**: common words of the pages in no order, and what comes after one of them. Nothing helps
   here but to look the word up in the text, which is what a model from random weights must learn
   first: it does so in some hundred steps on these, and on prose alone in many thousand.
+  The short ones come first to be understood, so they are as many as the long ones.
 
 One file each in `out_dir`, in the field names of the published tuning collection: `context`,
 `QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole.
@@ -58,9 +59,11 @@ class RecallConfig(Config):
 
     texts: int = Field(default=20_000, ge=1)
     vocabulary: int = Field(default=400, ge=50, description="of the pages' commonest words")
-    min_words: int = Field(default=8, ge=8, description="of a text")
-    max_words: int = Field(default=40, ge=8)
-    answer_words: int = Field(default=7, ge=4, description="at most; four at least")
+    min_words: int = Field(
+        default=6, ge=6, description="of a text; short ones are as many as long ones, by halves"
+    )
+    max_words: int = Field(default=48, ge=6)
+    answer_words: int = Field(default=8, ge=4, description="at most; four at least")
     pairs: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")
@@ -205,7 +208,7 @@ def recall_passages(texts: Iterable[str], config: RecallConfig, dataset: str) ->
         words = draw(name, "which").sample(common, number)
         pairs = []
         for j in range(config.pairs):
-            length = draw(name, f"length {j}").randint(4, config.answer_words)
+            length = draw(name, f"length {j}").randint(4, min(config.answer_words, number - 1))
             at = draw(name, f"place {j}").randrange(number - length)
             answer = " ".join(words[at + 1 : at + 1 + length])
             pairs.append(Pair(f"What comes after {words[at]}?", answer))
