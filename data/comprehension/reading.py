@@ -59,6 +59,11 @@ class Reading:
             found.sort(key=_start)
         return found
 
+    @functools.cached_property
+    def words(self) -> frozenset[str]:
+        """What stands between white space."""
+        return frozenset(self.text.split())
+
     def quote(self, start: int, stop: int) -> str:
         """The characters `start:stop` on one line."""
         text = self.text[start:stop]

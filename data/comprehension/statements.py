@@ -111,7 +111,7 @@ def _mine(
         return
     spans = (_within(left, named, "term"), _within(right, told, "rest"))
     groups = {name: value or "" for name, value in named.groupdict().items()}
-    groups["term"] = _common(named["term"], text)
+    groups["term"] = _common(named["term"], reading.words)
     groups["article"] = groups.get("article", "").lower()
     yield from _tasks(reading, rule, groups, verb, told["rest"], spans)
 
@@ -124,11 +124,13 @@ def _within(whole: tuple[int, int], match: re.Match[str], group: str) -> tuple[i
     return whole[0] + start, whole[0] + stop
 
 
-def _common(term: str, text: str) -> str:
+def _common(term: str, words: frozenset[str]) -> str:
     """A term as it stands inside a sentence: "Asthma" is "asthma" if the text has it so."""
     first = term.split(" ", 1)[0]
-    if first[1:].islower() and first[:1].isupper() and f" {first.lower()} " in text:
-        return term[0].lower() + term[1:]
+    if first[1:].islower() and first[:1].isupper():
+        lower = first.lower()
+        if lower in words or f"{lower}," in words or f"{lower}." in words:
+            return term[0].lower() + term[1:]
     return term
 
 
