@@ -23,14 +23,15 @@ import numpy as np
 
 from data.clean.record import CONVERSATION, COPIES, DROPPED, Table
 from data.clean.signature import MARGIN, agreement, band_keys, band_rows
-from data.clean.words import jaccard_of, shingle_set
+from data.clean.words import distinct, jaccard_of, shingle_set
 
 # In a bucket of more members the first ones are compared with all, the others with their
 # neighbours only: else a million pages from one template would make 10^12 pairs.
 WHOLE_BUCKET = 64
 NEIGHBOURS = 8
-# Documents whose pairs are settled at a time.
+# Documents whose bands are put on disk, and whose pairs are settled, at a time.
 _ROWS = 1 << 16
+_SETTLED = 1 << 13
 _PAIRS = 1 << 14
 # Answers of two conversations that are copies share at least so many of their words.
 SAME_ANSWER = 0.5
@@ -241,9 +242,9 @@ def _pairs(
         path = work / f"pairs-{band}"
         pairs.tofile(path)
         found.append(np.memmap(path, np.uint64, "r") if len(pairs) else pairs)
-    for start in range(0, len(rows), _ROWS):
-        low, high = np.uint64(start << 32), np.uint64((start + _ROWS) << 32)
-        pairs = np.unique(
+    for start in range(0, len(rows), _SETTLED):
+        low, high = np.uint64(start << 32), np.uint64((start + _SETTLED) << 32)
+        pairs = distinct(
             np.concatenate([p[np.searchsorted(p, low) : np.searchsorted(p, high)] for p in found])
         )
         for at in range(0, len(pairs), _PAIRS):

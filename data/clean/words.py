@@ -94,7 +94,13 @@ def shingles(hashes: np.ndarray) -> np.ndarray:
 
 def shingle_set(hashes: np.ndarray) -> np.ndarray:
     """uint64, sorted: the word 3-grams of a text, each once."""
-    return np.unique(shingles(hashes))
+    return distinct(shingles(hashes))
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """The values, sorted, each once: faster than `np.unique`, which hashes integers first."""
+    values = np.sort(values)
+    return values[np.r_[True, values[1:] != values[:-1]]] if len(values) else values
 
 
 def jaccard_of(a: np.ndarray, b: np.ndarray) -> float:
