@@ -126,8 +126,9 @@ def _within(whole: tuple[int, int], match: re.Match[str], group: str) -> tuple[i
 
 def _common(term: str, words: frozenset[str]) -> str:
     """A term as it stands inside a sentence: "Asthma" is "asthma" if the text has it so."""
-    first = term.split(" ", 1)[0]
-    if first[1:].islower() and first[:1].isupper():
+    first, *others = term.split()
+    # "Genetic Testing Registry" is a name.
+    if first[1:].islower() and first[:1].isupper() and not any(w[0].isupper() for w in others):
         lower = first.lower()
         if lower in words or f"{lower}," in words or f"{lower}." in words:
             return term[0].lower() + term[1:]
