@@ -58,22 +58,22 @@ def normalizer(config: NormalizeConfig) -> Callable[[Document], tuple[Document, 
 
     def normalize(document: Document) -> tuple[Document, dict[str, Any]]:
         counts: dict[str, int] = {}
-        turns = tuple(_turn(turn, document.is_text, counts) for turn in document.turns)
-        title = document.meta.get("title")
-        meta = document.meta
+        meta, title = document.meta, document.meta.get("title")
         if isinstance(title, str) and (put := _ordered(title, {})) != title:
             meta = {**meta, "title": put}
+        title = _folded_line(title) if isinstance(title, str) else ""
+        turns = tuple(_turn(turn, document.is_text, title, counts) for turn in document.turns)
         if turns == document.turns and meta is document.meta:
             return document, {}
         return replace(document, turns=turns, meta=meta), {"normalize": counts}
 
-    def _turn(turn: Turn, is_text: bool, counts: dict[str, int]) -> Turn:
+    def _turn(turn: Turn, is_text: bool, title: str, counts: dict[str, int]) -> Turn:
         text = _ordered(turn.text, counts)
         if is_text and config.hyphenation and "-\n" in text:
             text, joined = _join_hyphens(text, keep_hyphen)
             _count(counts, "hyphens", joined)
         if is_text and config.boilerplate and "\n" in text:
-            text, dropped = _drop_lines(text, lines)
+            text, dropped = _drop_lines(text, lines - {title} if title in lines else lines)
             _count(counts, "lines", dropped)
         return turn if text == turn.text else Turn(turn.role, text)
 

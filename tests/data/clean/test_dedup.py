@@ -77,6 +77,29 @@ def test_of_two_copies_the_one_of_the_first_corpus_stays_else_the_smaller_id():
     assert judged.ids == {min(a.id, b.id) for a, b in zip(first, second, strict=True)}
 
 
+@pytest.mark.parametrize("threshold", [0.5, 0.65, 0.8])
+def test_the_survivors_are_those_of_comparing_everything_with_everything(threshold):
+    rng = random.Random(threshold)
+    corpora: dict[str, list[Document]] = {"a": [], "b": []}
+    for family in range(25):
+        for _ in range(rng.randrange(1, 9)):
+            words = edit(
+                page(family, 80), rng.choice([0.0, 0.01, 0.03, 0.06]), rng.randrange(10**6)
+            )
+            corpora[rng.choice("ab")].append(text(" ".join(words)))
+    kept: list[tuple[str, Document]] = []
+    shingled = {d.id: hashes(d) for documents in corpora.values() for d in documents}
+    for name, documents in corpora.items():
+        for document in sorted(documents, key=lambda d: d.id):
+            this = shingled[document.id]
+            if all(jaccard(this, shingled[other.id]) < threshold for _, other in kept):
+                kept.append((name, document))
+    judged = judge(corpora, {"dedup": {"threshold": threshold}})
+    left = [(name, document) for name in corpora for document in judged.kept[name]]
+    assert left == kept
+    assert 25 <= len(kept) < sum(map(len, corpora.values()))
+
+
 def test_the_order_of_documents_and_files_does_not_matter():
     documents = [text(" ".join(edit(page(i % 40), 0.04, i))) for i in range(160)]
     documents += documents[:20]

@@ -102,6 +102,11 @@ def test_the_title_goes_with_its_text():
     assert after.turns[0].text.startswith(after.meta["title"])
 
 
+def test_a_title_is_no_boilerplate():
+    document = Document("1", (Turn("text", "Menu\nRead more\nSoup."),), "c", {"title": "Menu"})
+    assert normalizer(NormalizeConfig())(document)[0].turns[0].text == "Menu\nSoup."
+
+
 def test_each_part_can_be_turned_off():
     messy = "a\u00a0b  \nRead more\nmitochondria mito-\nchondria"
     off = {"unicode": False, "whitespace": False, "boilerplate": False, "hyphenation": False}
