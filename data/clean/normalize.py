@@ -31,10 +31,12 @@ _ODD = re.compile(
 )
 _TABLE: dict[int, str | None] = {
     **dict.fromkeys([*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0xAD, 0x180E]),
+    # Bytes of Windows-1252 that were read as Latin-1: quotation marks, dashes, an ellipsis.
+    **{c: mark for c in range(0x80, 0xA0) if (mark := bytes([c]).decode("cp1252", "ignore"))},
     **dict.fromkeys([0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2070)]),
     **dict.fromkeys([0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xE000, 0xF900)]),
     **dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
-    **dict.fromkeys([0x0B, 0x0C, 0x0D, 0x85, 0x2028], "\n"),
+    **dict.fromkeys([0x0B, 0x0C, 0x0D, 0x2028], "\n"),
     0x2029: "\n\n",
     0xF0B7: "•",  # the bullet of a symbol font
     **dict(zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)),

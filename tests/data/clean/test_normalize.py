@@ -23,7 +23,7 @@ def put(content: str, **config: object) -> str:
         ("ﬁbrosis of the oﬃce ﬂoor", "fibrosis of the office floor"),
         ("one\r\ntwo\rthree\x0cfour\u2028five", "one\ntwo\nthree\nfour\nfive"),
         ("\uf0b7 point \ue123", "• point "),
-        ("\x85", "\n"),
+        ("don\x92t \x93quote\x94 1\x9699\x85 \x81", "don’t “quote” 1–99… "),
     ],
 )
 def test_characters(before, after):
