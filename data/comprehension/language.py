@@ -115,9 +115,8 @@ class QuestionRule(Config):
 
     label: Literal["definition", "number"] = "number"
     starts: str | None = Field(None, description="expression: how every such sentence begins")
-    trigger: str | None = Field(
-        None,
-        description="expression: found in every such sentence, behind a space, and in few others",
+    triggers: tuple[str, ...] = Field(
+        (), description="what stands before a digit in every such sentence, behind a space"
     )
     pattern: str = Field(description="expression: the whole sentence; its groups fill the others")
     question: str = Field(description="the question, with {group}s")
@@ -315,9 +314,10 @@ def inner_finders(code: str) -> tuple[re.Pattern[str], ...]:
     language = load_language(code)
     words = [word for word, *_ in statement_words(language)]
     words += [word for word, *_ in relation_words(language)]
-    triggers = [language.shape(rule.trigger) for rule in language.file.questions if rule.trigger]
-    others = f"(?P<{TRIGGER}>{'|'.join(triggers) or '(?!)'})"
-    return finders(words, spaced=language.file.sentences.spaced, others=others)
+    spaced = language.file.sentences.spaced
+    before = [word for rule in language.file.questions for word in rule.triggers]
+    others = f"(?P<{TRIGGER}>{trie(before)}{'[ ]' if spaced else ''}(?=[0-9$€£]))" if before else ""
+    return finders(words, spaced=spaced, others=others)
 
 
 def alternatives(words: Iterable[str]) -> str:
