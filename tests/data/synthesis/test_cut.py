@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.synthesis.cut import cut
+from data.tokenizer import load_tokenizer
 from tests.data import made_tokenizers
 from tests.data.synthesis import made
 
@@ -53,15 +54,17 @@ def test_no_piece_is_too_long_and_nothing_is_lost(tokenizer, text, limit):
     check(text, tokenizer, limit)
 
 
-def test_tokens_that_a_cut_adds_are_counted(tmp_path):
-    """A piece alone is encoded anew: here its first word costs a token more than inside the text."""
-    from data.tokenizer import load_tokenizer
-
+def test_a_text_without_spaces_is_cut_all_the_same(tmp_path):
     tokenizer = load_tokenizer(made_tokenizers.llama2(tmp_path, prefix="every"))
-    text = "xAspirin" * 400
-    pieces = check(text, tokenizer, 20)
-    longer = [len(tokenizer.encode(piece)) for piece in pieces]
-    assert max(longer) == 20
+    pieces = check("xAspirin" * 400, tokenizer, 20)
+    assert max(len(tokenizer.encode(piece)) for piece in pieces) == 20
+
+
+def test_an_early_line_break_does_not_make_a_tiny_piece(tokenizer):
+    text = "A title\n\n" + " ".join(made.text_of(n) for n in range(6))
+    limit = len(tokenizer.encode(made.text_of(0)))
+    pieces = check(text, tokenizer, limit)
+    assert len(tokenizer.encode(pieces[0])) > limit / 2
 
 
 def test_paragraphs_come_before_sentences(tokenizer):
