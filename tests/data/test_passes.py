@@ -1,6 +1,8 @@
 """The preparation with everything on: the same bytes however it is run, and no document unaccounted for."""
 
+import gzip
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +19,7 @@ from data.conversion import Writer
 from data.document import Document
 from data.generator import Completion
 from data.prepare import prepare
+from data.rows import read_rows
 from tests.data.corpora import QUESTION, recipe, write_corpora
 from tests.data.test_prepare import digests
 
@@ -270,3 +273,69 @@ def test_flags_that_are_not_ours_go_to_beam():
         ("--project=p",),
     )
     assert split_flags(["r.yaml", "--project=p"]) == (["r.yaml", "--project=p"], ())
+
+
+@pytest.mark.parametrize("seq_len", [256, 2048])
+def test_medquad_is_read_to_the_last_character(realdata, tmp_path, seq_len):
+    """What goes into conversion comes out of it: chunks cover every character of the cleaned text.
+
+    White space between chunks aside.
+    """
+    from data.clean.config import CleanConfig
+    from data.clean.stages import cleaner
+    from data.sources import read
+
+    with gzip.open(realdata / "medquad.jsonl.gz", "rt") as file:
+        (tmp_path / "a.jsonl").write_text("".join(itertools.islice(file, 0, 12000, 20)))
+    settings = recipe(tmp_path / "o", tmp_path, str(realdata / "llama2-tokenizer.model"))
+    corpus = settings["corpora"]["reading"] | {
+        "path": str(tmp_path / "a.jsonl"),
+        "fields": {"text": "answer", "title": "focus", "group": "url"},
+    }
+    settings |= {"corpora": {"reading": corpus}, "seq_len": seq_len, "count_tokens_in": True}
+    config = PrepareConfig.model_validate(settings)
+    prepare(config)
+    told = card(tmp_path / "o", "reading")
+    parts: dict[str, list[Document]] = {}
+    for document in documents(tmp_path / "o", "reading"):
+        parts.setdefault(document.meta.get("parent", document.id), []).append(document)
+    clean = cleaner(CleanConfig())
+    found = 0
+    for document in read(config.corpora["reading"], "reading", set_aside=print):
+        if document.id not in parts:
+            continue
+        cleaned = clean(document).document
+        assert cleaned is not None
+        text = cleaned.turns[0].text
+        covered = [char.isspace() for char in text]
+        for part in parts[document.id]:
+            if "tasks" not in part.meta:  # it passed as it was
+                assert part.turns == cleaned.turns
+                covered = [True] * len(text)
+                continue
+            begin = part.meta.get("span", [0, len(text)])[0]
+            for turn, start, stop, at in part.meta["read"]:
+                assert part.turns[turn].text[start:stop] == text[begin + at :][: stop - start]
+                covered[begin + at : begin + at + stop - start] = [True] * (stop - start)
+        # A line that is asked for (the document's title, a section's) is the answer instead.
+        asked = {
+            " ".join(f"{task['question']} {task['answer']}".split())
+            for part in parts[document.id]
+            for task in part.meta.get("tasks", ())
+            if task["family"] in ("title", "section")
+        }
+        left = "".join(
+            " " if done and char != "\n" else char for char, done in zip(text, covered, strict=True)
+        )
+        for line in filter(None, map(str.strip, left.splitlines())):
+            assert any(" ".join(line.split()) in said for said in asked), line
+        found += 1
+    assert found == len(parts)
+    assert found <= told["documents_kept"]  # equal documents have one id
+    removed = sum(sum(reasons.values()) for reasons in told["removed"].values())
+    assert told["documents_in"] == told["documents_kept"] + told["heldout"]["documents"] + removed
+    assert told["tokens_in"] < told["tokens_out"]
+    assert (
+        sum(row.segment_ids.astype(bool).sum() for row in read_rows(tmp_path / "o/reading"))
+        == (told["tokens_out"])
+    )
