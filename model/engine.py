@@ -133,8 +133,8 @@ class Engine:
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[Completion]:
         """Completions in the order in which they are finished.
 
-        Takes a prompt when there is a slot for it and not before, so `prompts` may be endless, and
-        may wait for completions that were handed out. Several calls may be under way at once.
+        Takes a prompt when there is a slot for it and not before, so `prompts` may be endless.
+        Several calls may be under way at once; they share the slots.
         """
         source, waiting = iter(prompts), True
         outbox: deque[Completion] = deque()

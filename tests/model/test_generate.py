@@ -143,20 +143,6 @@ def test_finished_texts_come_at_once_and_prompts_are_taken_as_there_is_room(engi
     assert engine._tenants == [None] * 4
 
 
-def test_prompts_may_wait_for_what_was_written(engine):
-    replies = {}
-
-    def conversation():
-        text = "the heart"
-        for turn in range(3):
-            yield Prompt(str(turn), (Turn("text", text),), Sampling(max_new_tokens=4))
-            text += replies[str(turn)] + " and"
-
-    for completion in engine.generate(conversation()):
-        replies[completion.id] = completion.text
-    assert len(replies) == 3
-
-
 def test_two_calls_share_the_slots(engine, alone):
     first, second = engine.generate(MIXED[:5]), engine.generate(MIXED[5:])
     done = {}
