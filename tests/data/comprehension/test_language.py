@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+import yaml
 
 from data.comprehension import language as languages_module
 from data.comprehension.config import ComprehensionConfig
@@ -103,3 +104,20 @@ def test_a_trie_finds_the_longest_word_and_no_other():
     assert sorted(found) == sorted(
         [", but", "; however,", " because of", ", but also", " because", " due to"]
     )
+
+
+@pytest.mark.parametrize("code", languages())
+def test_no_key_is_given_twice(code: str):
+    """YAML keeps the last of two equal keys and says nothing."""
+
+    class Strict(yaml.BaseLoader):
+        pass
+
+    def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict:
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(set(map(str, keys))) == len(keys), keys
+        return loader.construct_mapping(node, deep=True)
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    text = (languages_module.FOLDER / f"{code}.yaml").read_text(encoding="utf-8")
+    assert yaml.load(text, Loader=Strict)
