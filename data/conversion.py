@@ -28,11 +28,13 @@ class Writer:
         generate: continues prompts, on this machine's devices or on a server.
         model: names it in the journal, so that another model's texts are not taken for its own.
         tokenizer: counts the tokens of prompts; None: that of the stream.
+        used: says what was asked of it and what that cost, where it knows.
     """
 
     generate: Generate
     model: str
     tokenizer: Tokenizer | None = None
+    used: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,8 @@ def prepare(
         num_bytes = sum(corpora[name].counts["bytes"] for name in pending)
         chosen = [t for t in itertools.chain(*tasks.values()) if t.partition % share[1] == share[0]]
         build_partitions(job, chosen, num_bytes)
+        if writer and writer.used:
+            print(f"{writer.model}: {writer.used()}")
     if share[1] > 1:
         job.spool.rmtree()
         print(
@@ -172,7 +174,8 @@ def _open_writer(config: PrepareConfig) -> Writer:
     if generator.kind == "openai":
         from data.server import Server
 
-        return Writer(Server(generator).generate, generator.model, named)
+        server = Server(generator)
+        return Writer(server.generate, generator.model, named, lambda: str(server.usage))
     from model.config import GenerationConfig
     from model.generate import open_engine
 

@@ -166,6 +166,7 @@ def _read(
 ) -> Entry:
     """What a completion says about its text. No output whatever breaks it."""
     counts: dict[str, int] = {"texts": 1, f"finish {completion.finish}": 1}
+    counts |= {"tokens_read": completion.num_prompt_tokens, "tokens_written": completion.num_tokens}
     tally.add({"synthesis": counts})
     if completion.finish == "error":
         return Entry(text, (), (Rejected("generation failed", completion.error),), False)
@@ -173,7 +174,7 @@ def _read(
     language = text.document.meta.get("language")
     tasks, refused = judge_pairs(parsed.pairs, text.text, config.filters, language)
     rejected = (*parsed.rejected, *refused)
-    tally.add({"synthesis": {"accepted": len(tasks), "tokens": completion.num_tokens}})
+    tally.add({"synthesis": {"accepted": len(tasks)}})
     for item in rejected:
         tally.add({"synthesis": {"rejected": {item.reason: 1}}})
     if not tasks:

@@ -11,6 +11,8 @@ What comes out is a function of the partition's documents, the recipe and the ge
 """
 
 import itertools
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -91,6 +93,14 @@ def synthesize(
             generate=ask,
             count_tokens=lambda text: len(encode_literal(text, reader)),
             tally=tally,
+        )
+        began, before = time.monotonic(), tally.counts.get("synthesis", {}).get("accepted", 0)
+        lanes = list(lanes)
+        pairs = tally.counts.get("synthesis", {}).get("accepted", 0) - before
+        seconds = time.monotonic() - began
+        print(  # a partition may take hours, and this is what it shows of itself
+            f"{tally.name}: {len(texts):,} texts, {pairs:,} pairs in {seconds:,.0f} s",
+            file=sys.stderr,
         )
         yield from _written(block, texts, lanes, config, templates, tokenizer, seq_len, tally)
 

@@ -56,7 +56,7 @@ def recipe(tmp_path):
         )
 
 
-def test_a_recipe_makes_a_stream_with_pairs(recipe, tmp_path):
+def test_a_recipe_makes_a_stream_with_pairs(recipe, tmp_path, capsys):
     config, server = recipe
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(config.model_dump(mode="json")))
@@ -71,6 +71,8 @@ def test_a_recipe_makes_a_stream_with_pairs(recipe, tmp_path):
     assert (
         asked == card["synthesis"]["texts"] == card["documents_in"] - card["heldout"]["documents"]
     )
+    assert f"m: {asked} requests (0 again, 0 given up)" in capsys.readouterr().out
+    assert card["synthesis"]["tokens_read"] > card["synthesis"]["tokens_written"] > 0
     main([str(path)])  # finished: nothing is asked
     assert len(server.requests) == asked
 

@@ -58,6 +58,23 @@ def test_every_text_comes_out_once_and_the_counts_say_what_became_of_it(tokenize
     assert set(told["shapes"]) == {"free", "options", "reasoned", "reasoned options"}
 
 
+def test_tokens_are_counted_and_a_line_tells_of_each_block(tokenizer, capsys):
+    config = SETTINGS.model_copy(update={"block_documents": 20})
+
+    def answer(prompt):
+        return replace(made.completion(prompt), num_prompt_tokens=7, num_tokens=3)
+
+    _, counts = run(made.documents(50), tokenizer, config, made.Recorder(answer))
+    assert counts["synthesis"]["tokens_read"] == 7 * 50
+    assert counts["synthesis"]["tokens_written"] == 3 * 50
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == ["articles: 20 texts"] * 2 + [
+        "articles: 10 texts"
+    ]
+    pairs = sum(int(line.split(" pairs")[0].split()[-1]) for line in told)
+    assert pairs == counts["synthesis"]["accepted"]
+
+
 def test_a_text_without_a_pair_is_the_document_that_came_in(tokenizer):
     documents = made.documents(50)
     out, _ = run(documents, tokenizer)
