@@ -58,7 +58,6 @@ class ProofConfig(Config):
     filters: FiltersConfig = FiltersConfig()
     augmented: str = Field(description="the run directory of the model trained on texts with pairs")
     raw: str = Field(description="the run directory of the model trained on the texts alone")
-    stream: str = Field(description="the stream whose held-out text both are measured on")
     shown: int = Field(default=50, ge=0, description="pairs printed, as they came")
     thresholds: ThresholdsConfig = ThresholdsConfig()
 
@@ -200,15 +199,16 @@ def missed(told: dict[str, Any], thresholds: ThresholdsConfig) -> list[str]:
     ]
 
 
-def bits_per_byte(run_dir: str, stream: str) -> list[tuple[int, float]]:
-    """Steps of a run at which its held-out text was measured, and the bits per byte."""
+def bits_per_byte(run_dir: str) -> list[tuple[int, float]]:
+    """Steps of a run of one stream at which its held-out text was measured, and the bits per byte."""
     from etils import epath
 
     measured = []
     for line in (epath.Path(run_dir) / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
-        if (value := record.get(f"eval/{stream}/bits_per_byte")) is not None:
-            measured.append((record["step"], value))
+        for name, value in record.items():
+            if name.startswith("eval/") and name.endswith("/bits_per_byte"):
+                measured.append((record["step"], value))
     return measured
 
 
@@ -286,8 +286,8 @@ def main(argv: list[str] | None = None) -> int:
         chosen = choose(documents, config.num_texts)
         written = write(chosen, engine.generate, config.filters, config.max_new_tokens)
         told = figures(written) | {
-            "augmented": bits_per_byte(config.augmented, config.stream),
-            "raw": bits_per_byte(config.raw, config.stream),
+            "augmented": bits_per_byte(config.augmented),
+            "raw": bits_per_byte(config.raw),
         }
         write_json(out / "proof.json", told)
         (out / "proof.md").write_text(page(told, written, config.shown))
