@@ -78,22 +78,23 @@ def everything() -> Callable[[Document], object]:
 
 
 def seconds(run: Callable[[Document], object], document: Document) -> float:
-    best = float("inf")
-    for _ in range(2):
-        start = time.process_time()
-        run(document)
-        best = min(best, time.process_time() - start)
-    return best
+    start = time.process_time()
+    run(document)
+    return time.process_time() - start
 
 
 def test_adversarial_texts_take_no_longer_than_prose():
-    """CPU seconds side by side; the figures are in `tests/benchmarks/cleaning.py`."""
+    """Processor seconds side by side; the figures are in `tests/benchmarks/cleaning.py`."""
     run = everything()
     run(text("warm up"))
-    budget = 3 * seconds(run, text(prose()))
+    reference = text(prose())
+    budget = 3 * min(seconds(run, reference) for _ in range(3))
     slow = {}
     for name in ADVERSARIAL:
-        taken = seconds(run, text(adversarial(name)))
+        document = text(adversarial(name))
+        taken = seconds(run, document)
+        if taken > budget:  # something else may have been in the way
+            taken = min(seconds(run, document) for _ in range(3))
         if taken > budget:
             slow[name] = round(taken / budget * 3, 1)
     assert not slow
