@@ -6,6 +6,7 @@ waits for it, and a partition cleans its documents when it converts them.
 """
 
 import functools
+import itertools
 import pickle
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ from data.document import Document
 from data.executor import Report
 from data.job import Job
 from data.runs import Run, read_lines
+
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,15 @@ def read_cleaned(
 ) -> Iterator[Dealt]:
     """The documents of a partition with what cleaning made of them, cleaned now if not before."""
     clean = clean_function(config)
-    lines = read_lines(tuple(runs), tuple(buckets))
-    for dealt in clock.through("read", map(Dealt.from_line, lines)):
-        if dealt.cleaned is None:
-            with clock.stage("clean"):
-                dealt = replace(dealt, cleaned=clean(dealt.document))
-        yield dealt
+    dealt = map(Dealt.from_line, read_lines(tuple(runs), tuple(buckets)))
+    # Some at a time: each step finds its tables in the cache.
+    while batch := list(clock.through("read", itertools.islice(dealt, BATCH))):
+        with clock.stage("clean"):
+            batch = [
+                item if item.cleaned else replace(item, cleaned=clean(item.document))
+                for item in batch
+            ]
+        yield from batch
 
 
 def _clean(task: CleanTask, report: Report) -> None:
