@@ -95,18 +95,18 @@ def _choose(
 
 
 def _spaced(text: str, vocabulary: Vocabulary, code: str) -> list[tuple[int, str]]:
-    known, size = vocabulary.forms.get, len(text)
+    known = vocabulary.forms.get
     found = [
         (match.start(), word)
         for match in _words(code).finditer(text)
         if (word := known(match[0])) is not None
     ]
-    # A part of a compound ("non-Hodgkin", "IL2receptor") is no word.
     return [
         (start, word)
         for start, word in found
-        if (not start or text[start - 1] not in _JOINED)
-        and ((stop := start + len(word)) == size or text[stop] not in _JOINED)
+        # A part of a compound ("non-Hodgkin", "IL2receptor") is no word.
+        if text[start - 1 : start] not in _JOINED
+        and text[(stop := start + len(word)) : stop + 1] not in _JOINED
     ]
 
 
