@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m data.synthesis.published", description=__doc__)
     parser.add_argument("FOLDER", help="a downloaded data set")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help=".yaml (corpora) or .jsonl (tuning)"
+        "--out", required=True, metavar="FILE", help=".yml (corpora) or .jsonl (tuning)"
     )
     parser.add_argument("--tokenizer", default="tokenizer", help="of the recipe (corpora)")
     parser.add_argument("--out_dir", default="prepared/augmented", help="of the recipe (corpora)")
@@ -222,10 +222,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     with user_errors():
-        if not options.out.endswith((".yaml", ".jsonl")):
-            raise ValueError(f"--out: {options.out} is neither .yaml (corpora) nor .jsonl (tuning)")
+        if not options.out.endswith((".yaml", ".yml", ".jsonl")):
+            raise ValueError(f"--out: {options.out} is neither .yml (corpora) nor .jsonl (tuning)")
         with rows_lib.whole_file(options.out) as local, open(local, "w", encoding="utf-8") as file:
-            if options.out.endswith(".yaml"):
+            if not options.out.endswith(".jsonl"):
                 file.write(preparation(options.FOLDER, options.tokenizer, options.out_dir))
                 return
             count = pairs = 0
