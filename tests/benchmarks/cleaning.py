@@ -56,7 +56,8 @@ def main() -> None:
     _speed(pages)
     _copies(pages, options.copies)
     _questions(pages, options.questions)
-    _real_contamination(real, pages)
+    asked = [conversation(row["question"], row["answer"] or "-") for row in rows]
+    _real_contamination(real, pages, asked)
     _adversarial()
 
 
@@ -137,11 +138,12 @@ def _questions(pages: Sequence[Document], number: int) -> None:
         print(f"  {task}: {shown}")
 
 
-def _real_contamination(real: Path, pages: Sequence[Document]) -> None:
+def _real_contamination(real: Path, pages: Sequence[Document], asked: Sequence[Document]) -> None:
     print("\nReal documents taken for test items")
     config = {"decontaminate": ["mqp", "pubmedqa"], "dedup": {"enabled": False}}
-    judged = judge({"c": pages}, config)
-    print(f"  MedQuAD against MQP and PubMedQA: {len(judged.reasons('c'))} of {len(pages):,} pages")
+    for name, documents in (("texts", pages), ("conversations", asked)):
+        gone = judge({"c": documents}, config).reasons("c")
+        print(f"  MedQuAD against MQP and PubMedQA: {len(gone)} of {len(documents):,} {name}")
     files = [real / "general" / f"{n}.json.gz" for n in ("math_instructions", "gsm8k.test")]
     rows, tests = (json.loads(gzip.decompress(file.read_bytes())) for file in files)
     questions = {row["instruction"] for row in tests}
