@@ -190,6 +190,18 @@ def test_the_hub_is_read_with_the_task_s_names(monkeypatch):
     assert (len(items), items[3].answers) == (98, ("3.5",))
 
 
+def test_abstracts_of_the_hub_are_told_from_their_conclusions(monkeypatch):
+    row = {
+        "pubid": 1, "question": "Is it?", "long_answer": "It is.", "final_decision": "maybe",
+        "context": {"contexts": ["One.", "Two."], "labels": ["AIM", "RESULTS"], "meshes": []},
+    }  # fmt: skip
+    monkeypatch.setattr(formats, "open_dataset", lambda *_: [row] * 1000)
+    item = next(read_items("pubmedqa", source="labelled"))
+    assert item == Item(
+        "1", "Is it?", ("yes", "no", "maybe"), ("maybe",), "One.\n\nTwo.", (2,), "It is."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
