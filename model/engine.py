@@ -120,8 +120,13 @@ class Engine:
         )
         self._admit_jit, self._run_jit = program.jit(mesh)
         self._lag = 0 if platform == "cpu" else 1  # dispatches under way beside the one looked at
-        self._cache = make_cache(config, generation.slots, window, self._dtype, mesh)
         place = next(iter(leaf.devices())) if mesh is None else NamedSharding(mesh, P())
+        cache = make_cache(config, generation.slots, window, self._dtype, mesh)
+        # Put where it already is, or the first call of each program would be compiled for arrays
+        # that may go anywhere, and the second one anew.
+        self._cache = jax.device_put(cache, place) if mesh is None else cache
+        if mesh is None:
+            self._params = jax.device_put(self._params, place)
         # Arrays of their own each: they are given away to every call and come back from it.
         slots = jax.tree.map(jnp.copy, empty_slots(generation.slots, config))
         self._slots: Slots = jax.device_put(slots, place)

@@ -60,10 +60,12 @@ def compare(what, ours, theirs, prompts, rounds) -> None:
     """Runs both sides in turn; the best of each by median wall time."""
     tokens = sum(new for _, _, new in prompts)
     for run in ours.values():
-        run()  # compiles
+        for _ in range(2):
+            run()  # compiles
     times = {name: [] for name in (*ours, *theirs)}
     first = {name: clocked(run) for name, run in theirs.items()}
-    kept = sorted(first, key=lambda n: first[n][0])[:2]
+    # The best by the clock and the best by processor time go on; often it is one.
+    kept = list({min(first, key=lambda n: first[n][part]): None for part in (0, 1)})
     print(f"\n{what}: {tokens} tokens to write after {sum(len(ids) for _, ids, _ in prompts)}")
     for name, (wall, cpu) in first.items():
         if name not in kept:
@@ -79,10 +81,9 @@ def compare(what, ours, theirs, prompts, rounds) -> None:
         cpu = statistics.median(c for _, c in times[name])
         rate[name] = tokens / wall, tokens / cpu
         print(f"  {name:<48} {tokens / wall:8.0f} tokens/s (processor {tokens / cpu:.0f})")
-    best, other = (max((rate[n] for n in names), key=lambda r: r[0]) for names in (ours, kept))
-    print(
-        f"  ours / theirs: {best[0] / other[0]:.2f} by the clock, {best[1] / other[1]:.2f} by processor time"
-    )
+    for part, what in ((0, "by the clock"), (1, "by processor time")):
+        best, other = (max(rate[n][part] for n in names) for names in (ours, kept))
+        print(f"  ours / theirs: {best / other:.2f} {what}")
 
 
 def clocked(run) -> tuple[float, float]:
