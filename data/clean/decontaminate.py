@@ -187,7 +187,7 @@ class TestItems:
         words = words_of(self.texts[use["item"]][use["text"]])
         if len(words) < SENTENCE_WORDS:
             return False
-        pattern = re.compile(r"[\W_]{1,40}".join(map(re.escape, words)), re.IGNORECASE)
+        pattern = re.compile(r"[\W_]{0,40}".join(map(re.escape, words)), re.IGNORECASE)
         for turn in document.turns:
             for match in pattern.finditer(turn.text):
                 before = turn.text[max(0, match.start() - 4) : match.start()]

@@ -82,6 +82,12 @@ def test_a_tiny_question_is_a_sentence_of_its_own_or_has_its_answer_beside_it():
     assert judge({"c": [alone, lines, answered, inside]}, items=test).ids == {inside.id}
 
 
+def test_tiny_questions_in_chinese_and_with_signs():
+    test = items(Item("1", "何为痛风？"[1:]), Item("2", "Is $5 enough?"[3:]))
+    documents = [text("他问道：为痛风？" + prose(1)), text(f"{prose(2)}. $5 enough? {prose(3)}")]
+    assert not judge({"c": documents}, items=test).ids
+
+
 def test_one_word_is_no_question():
     test = items(Item("1", "dresser", answers=("wood with a finish of wax",)))
     word = text("The dresser.\nDresser\n" + prose(1))
