@@ -28,6 +28,7 @@ from data.config import CorpusConfig
 from data.document import Document, draw
 from data.strict import Config
 from data.synthesis.format import Pair, Task, write_task
+from data.synthesis.mined import mined_pairs, windows
 
 _BROKEN_LINE = re.compile(r"[ \t\xa0]*\n\s*")
 # Pages that lost their line breaks keep two spaces where a paragraph ended.
@@ -95,6 +96,9 @@ class PagesConfig(Config):
         default=("yes", "no", "maybe"), description="what an abstract's decision is one of"
     )
     passages: PassagesConfig = PassagesConfig()
+    mined: str | None = Field(
+        default=None, description="language of the pages, to mine them too (en); null: no mining"
+    )
     recall: RecallConfig | None = Field(default=None, description="null makes no exercises")
 
 
@@ -160,13 +164,36 @@ def page_passages(
                 yield Passage(text, pairs, "free-form", dataset, group)
 
 
+def mined_passages(
+    documents: Iterable[Document], limits: PassagesConfig, language: str, dataset: str
+) -> Iterator[Passage]:
+    """Passages of whole paragraphs of the pages' answers, with the pairs that are mined in them.
+
+    Args:
+        documents: as for `page_passages`.
+        limits: words of a passage and of an answer, numbers of pairs.
+        language: whose connectives and templates are used.
+        dataset: the `rc_name` of the passages.
+    """
+    groups: dict[str, str] = {}
+    for document in documents:
+        parts = [p for p in paragraphs(document.turns[-1].text) if not p.startswith("-")]
+        for text in windows(parts, limits.words):
+            groups.setdefault(text, document.meta["group"])
+    named = ((text, text) for text in groups)
+    for text, pairs in mined_pairs(named, language=language, answer_words=limits.answer_words):
+        if len(pairs) >= limits.min_pairs:
+            kept = pairs[: limits.max_pairs]
+            yield Passage(text, kept, "free-form", dataset, groups[text])
+
+
 def abstract_passages(
     documents: Iterable[Document],
     options: Sequence[str],
     limits: PassagesConfig,
     dataset: str,
 ) -> Iterator[Passage]:
-    """A passage per abstract: its question answered freely, by an option, and with the reason.
+    """A passage per abstract, with two of: its question answered freely, by an option, by reasons.
 
     Args:
         documents: text (system), question (user), conclusion and, as its last paragraph, decision
@@ -195,7 +222,9 @@ def abstract_passages(
             write_task(Task("reasoned options", rationale=answer, **task)),
         )
         shown = _last(_sentences(" ".join(paragraphs(text))), limits.words)
-        yield Passage(shown, pairs[: limits.max_pairs], "mixed", dataset, document.meta["group"])
+        chosen = sorted(draw(document.id, "ways to ask").sample(range(len(pairs)), 2))
+        kept = tuple(pairs[i] for i in chosen)
+        yield Passage(shown, kept, "mixed", dataset, document.meta["group"])
 
 
 def recall_passages(texts: Iterable[str], config: RecallConfig, dataset: str) -> Iterator[Passage]:
@@ -316,9 +345,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"left out: {item.place}: {item.reason}")
 
     with user_errors():
-        pages = list(
-            page_passages(read(config.pages, "pages", set_aside=refuse), config.passages, "pages")
-        )
+        rows = list(read(config.pages, "pages", set_aside=refuse))
+        pages = list(page_passages(rows, config.passages, "pages"))
         made: dict[str, Iterable[Passage]] = {"pages": pages}
         if config.abstracts is not None:
             documents = read(config.abstracts, "abstracts", set_aside=refuse)
@@ -326,6 +354,8 @@ def main(argv: list[str] | None = None) -> None:
             made["abstracts"] = abstract_passages(
                 chosen, config.options, config.passages, "abstracts"
             )
+        if config.mined is not None:
+            made["mined"] = mined_passages(rows, config.passages, config.mined, "mined")
         if config.recall is not None:
             texts = (passage.text for passage in pages)
             made["recall"] = recall_passages(texts, config.recall, "recall")

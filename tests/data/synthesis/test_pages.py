@@ -14,6 +14,7 @@ from data.synthesis.pages import (
     RecallConfig,
     abstract_passages,
     main,
+    mined_passages,
     page_passages,
     paragraphs,
     recall_passages,
@@ -105,30 +106,56 @@ def test_paragraphs_are_found_by_line_breaks_kept_or_lost():
     ]
 
 
-def abstract(decision: str) -> Document:
+OPTIONS = ("yes", "no", "maybe")
+
+
+def abstract(decision: str, question: str = "Does it work?") -> Document:
     turns = (
         Turn(
             "system",
             "Old news comes first here. It was measured in two groups of rats.\n\nIt was small.",
         ),
-        Turn("user", "Does it work?"),
+        Turn("user", question),
         Turn("assistant", f"It works in rats. More is needed.\n\n{decision}"),
     )
     return Document(document_id(turns), turns, "made.jsonl:1", {"group": "1", "dataset": "train"})
 
 
-def test_an_abstract_gives_a_free_an_option_and_a_reasoned_pair():
+def test_an_abstract_is_asked_in_two_of_three_ways():
     limits = LIMITS.model_copy(update={"words": 12})
-    (passage,) = abstract_passages([abstract("maybe")], ("yes", "no", "maybe"), limits, "abstracts")
-    assert passage.text == "It was measured in two groups of rats. It was small."
-    tasks = [read_task(pair) for pair in passage.pairs]
-    assert [task.shape for task in tasks] == ["free", "options", "reasoned options"]
-    assert [task.answer for task in tasks] == [
-        "It works in rats. More is needed.",
-        "maybe",
-        "maybe",
-    ]
-    assert tasks[2].rationale == "It works in rats. More is needed."
+    told = set()
+    for i in range(20):
+        (passage,) = abstract_passages(
+            [abstract("maybe", f"Does it work in {i} rats?")], OPTIONS, limits, "abstracts"
+        )
+        assert passage.text == "It was measured in two groups of rats. It was small."
+        tasks = [read_task(pair) for pair in passage.pairs]
+        told.add(tuple(task.shape for task in tasks))
+        for task in tasks:
+            answer = "It works in rats. More is needed." if task.shape == "free" else "maybe"
+            assert task.answer == answer
+            assert task.options == (() if task.shape == "free" else OPTIONS)
+    assert told == {
+        ("free", "options"),
+        ("free", "reasoned options"),
+        ("options", "reasoned options"),
+    }
+
+
+def test_mined_passages_are_whole_paragraphs_with_pairs_found_in_them():
+    text = (
+        "Insulin is defined as a hormone that lowers the sugar in the blood. It is made in the "
+        "pancreas.\nThe pancreas is often inflamed. Therefore, it makes too little of the hormone.\n"
+        + "A paragraph that is far too long for a passage is left out of it. "
+        * 5
+    )
+    limits = LIMITS.model_copy(update={"min_pairs": 1, "answer_words": 20})
+    (passage,) = mined_passages([exchange("What ?", text, "page 7")], limits, "en", "mined")
+    assert passage.text == "\n".join(text.split("\n")[:2])
+    assert passage.group == "page 7"
+    assert {pair.answer for pair in passage.pairs} >= {
+        "A hormone that lowers the sugar in the blood."
+    }
 
 
 def test_a_decision_that_is_no_option_is_the_recipes_mistake():
@@ -138,9 +165,9 @@ def test_a_decision_that_is_no_option_is_the_recipes_mistake():
 
 def test_an_exercise_asks_for_the_words_behind_a_word():
     text = " ".join(f"{word} " * (100 - i) for i, word in enumerate(WORDS)) + " rare"
-    config = RecallConfig(texts=200, vocabulary=50, min_words=8, max_words=12)
+    config = RecallConfig(texts=400, vocabulary=50, min_words=8, max_words=12)
     exercises = list(recall_passages([text], config, "recall"))
-    assert len({exercise.group for exercise in exercises}) == 200
+    assert len({exercise.group for exercise in exercises}) == 400
     asked = set()
     for exercise in exercises:
         words = exercise.text.split()
@@ -150,7 +177,7 @@ def test_an_exercise_asks_for_the_words_behind_a_word():
             word = pair.question.removeprefix("What comes after ").removesuffix("?")
             at = words.index(word)
             answer = pair.answer.split()
-                assert 4 <= len(answer) <= 8
+            assert 4 <= len(answer) <= 8
             assert words[at + 1 : at + 1 + len(answer)] == answer
             asked.add(at)
     assert asked == set(range(8))  # every place is asked for
@@ -178,6 +205,7 @@ def test_of_the_real_pages_every_answer_is_in_its_text_and_no_test_row_of_the_be
         assert len({pair["Q"] for pair in row["QA_list"]}) == len(row["QA_list"]) >= 2
     with gzip.open(Path(REALDATA or "") / "pubmedqa_labeled.jsonl.gz", "rt") as file:
         split = {row["pmid"]: row["split"] for row in map(json.loads, file)}
+    assert len((tmp_path / "mined.jsonl").read_text().splitlines()) > 500
     rows = [json.loads(line) for line in (tmp_path / "abstracts.jsonl").open()]
     assert len(rows) > 300
     assert {split[row["group"]] for row in rows} == {"train"}
