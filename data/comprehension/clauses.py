@@ -3,7 +3,8 @@
 import functools
 import re
 
-from data.comprehension.language import Language, alternatives, load_language
+from data.comprehension.finders import alternatives
+from data.comprehension.language import Language, load_language
 from data.comprehension.reading import balanced
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")

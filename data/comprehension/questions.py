@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import clauses_of, trimmed
-from data.comprehension.language import TRIGGER, QuestionRule, load_language
+from data.comprehension.finders import TRIGGER
+from data.comprehension.language import QuestionRule, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data.comprehension.language import Language, inner_finders, label_of
+from data.comprehension.finders import inner_finders, label_of
+from data.comprehension.language import Language
 from data.comprehension.sentences import paragraphs, split_paragraph
 
 _SPACES = re.compile(r"\s+")

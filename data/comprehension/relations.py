@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import RelationRules, load_language, relation_words, trie
+from data.comprehension.finders import relation_words, trie
+from data.comprehension.language import RelationRules, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 

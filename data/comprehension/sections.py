@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.comprehension.language import Language, SectionRules, label_of, load_language
+from data.comprehension.finders import label_of
+from data.comprehension.language import Language, SectionRules, load_language
 from data.comprehension.mined import Mined, Section
 from data.comprehension.reading import Reading
 from data.comprehension.sentences import paragraphs

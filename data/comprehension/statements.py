@@ -10,13 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.comprehension.clauses import Clauses, clauses_of, trimmed
-from data.comprehension.language import (
-    APOSTROPHES,
-    Language,
-    StatementRule,
-    load_language,
-    statement_words,
-)
+from data.comprehension.finders import APOSTROPHES, statement_words
+from data.comprehension.language import Language, StatementRule, load_language
 from data.comprehension.mined import Mined
 from data.comprehension.reading import Reading, Sentence
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from data.comprehension.language import Language, alternatives
+from data.comprehension.finders import alternatives
+from data.comprehension.language import Language
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer

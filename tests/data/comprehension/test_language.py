@@ -5,7 +5,8 @@ import yaml
 
 from data.comprehension import language as languages_module
 from data.comprehension.config import ComprehensionConfig
-from data.comprehension.language import finders, languages, load_language
+from data.comprehension.finders import finders
+from data.comprehension.language import languages, load_language
 from data.comprehension.mine import mine
 
 
