@@ -10,7 +10,7 @@ from data.comprehension.select import select
 from data.comprehension.templates import load_templates
 from data.synthesis.format import Pair
 
-CONFIG = ComprehensionConfig(max_per_label=1)
+CONFIG = ComprehensionConfig.model_validate({"max_per_label": 1})
 
 
 def mined_pairs(

@@ -85,9 +85,9 @@ class Grounding:
     own: dict[int, float]
     other: dict[int, float]
 
-    def ratio(self, n: int) -> float:
-        """How many times more is found in the own text than in another."""
-        return self.own[n] / self.other[n] if self.other[n] else float("inf")
+    def ratio(self, n: int) -> float | None:
+        """How many times more is found in the own text than in another; None: nothing in that."""
+        return self.own[n] / self.other[n] if self.other[n] else None
 
 
 def choose(documents: Sequence[Document], number: int) -> list[Document]:
@@ -195,7 +195,7 @@ def missed(told: dict[str, Any], thresholds: ThresholdsConfig) -> list[str]:
     return [
         f"{name}: {value:.3f}, wanted are {getattr(thresholds, name):g}"
         for name, value in reached.items()
-        if value < getattr(thresholds, name)
+        if value is not None and value < getattr(thresholds, name)
     ]
 
 
@@ -224,7 +224,7 @@ def page(told: dict[str, Any], written: Sequence[Written], shown: int) -> str:
         f"| accepted pairs a text | {told['accepted_per_text']:.2f} |",
         *(
             f"| {what} of the answers in their own text, in another | {of['own']:.3f}, "
-            f"{of['other']:.3f}: {of['ratio']:.1f} times |"
+            f"{of['other']:.3f}" + (f": {of['ratio']:.1f} times |" if of["ratio"] else " |")
             for what, of in (("content words", one), ("runs of three of them", three))
         ),
         *(

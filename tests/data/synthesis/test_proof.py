@@ -1,9 +1,12 @@
 """What the proof measures, against counts by hand; and its command over made texts."""
 
+import json
+
 import pytest
 
 from data.document import Document, Turn, document_id
 from data.generator import Completion
+from data.rows import write_lines
 from data.synthesis.config import FiltersConfig
 from data.synthesis.format import EOS, Pair, write_context
 from data.synthesis.proof import (
@@ -11,6 +14,7 @@ from data.synthesis.proof import (
     choose,
     figures,
     grounding,
+    main,
     missed,
     page,
     parse_rate,
@@ -78,6 +82,8 @@ def test_grounding_is_of_all_pairs_that_parse_against_their_own_and_another_text
     assert found.own[1] == pytest.approx((2 / 3 + 0) / 2)
     assert found.other[1] == pytest.approx((0 + 1) / 2)
     assert found.ratio(1) == pytest.approx(2 / 3)
+    alone = grounding([("a", ASPIRIN, pairs[:1]), ("b", "Nothing alike.", [])])
+    assert alone.ratio(1) is None  # nothing of it is in the other text: no number of times
 
 
 def test_figures_and_what_they_miss(written):
@@ -118,3 +124,54 @@ def test_a_generator_that_fails_is_said():
 
     with pytest.raises(ValueError, match="the window is full"):
         write(DOCUMENTS, failing, FiltersConfig(), 200)
+
+
+def test_the_command_runs_what_the_recipe_names_and_says_what_was_missed(
+    tmp_path, monkeypatch, capsys
+):
+    write_lines(tmp_path / "texts.jsonl.zst", [item.to_json() for item in DOCUMENTS])
+    for name, last in (("augmented", 2.0), ("raw", 2.5)):
+        lines = [
+            {"event": "start"},
+            {"step": 0, f"eval/{name}/loss": 9.0, f"eval/{name}/bits_per_byte": 3.0},
+            {"step": 50, "loss": 4.0},
+            {"step": 100, f"eval/{name}/loss": 5.0, f"eval/{name}/bits_per_byte": last},
+        ]
+        (tmp_path / name).mkdir()
+        text = "\n".join(map(json.dumps, lines))
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    opened = []
+
+    class Engine:
+        def __init__(self, source, generation):
+            opened.append((source, generation.slots))
+
+        generate = staticmethod(generate)
+
+    monkeypatch.setattr("model.generate.open_engine", Engine)
+    script = tmp_path / "said.py"
+    script.write_text("import sys; print('ran', *sys.argv[1:]); sys.exit('fail' in sys.argv)")
+    recipe = {
+        "out_dir": str(tmp_path),
+        "commands": [f"{script} one.yaml", f"{script} two.yaml"],
+        "synthesizer": "runs/made",
+        "texts": str(tmp_path / "texts.jsonl.zst"),
+        "engine": {"slots": 3},
+        "augmented": str(tmp_path / "augmented"),
+        "raw": str(tmp_path / "raw"),
+        "filters": {"language": "off"},
+        "thresholds": {"parse_rate": 0.8, "accepted": 1.5},
+    }
+    path = tmp_path / "proof.yaml"
+    path.write_text(json.dumps(recipe))  # YAML is a superset
+    assert main([str(path)]) == 0
+    assert opened == [("runs/made", 3)]
+    told = json.loads((tmp_path / "proof.json").read_text())
+    assert told["augmented"] == [[0, 3.0], [100, 2.0]]
+    assert told["raw"] == [[0, 3.0], [100, 2.5]]
+    assert "**Where do whales live?**" in (tmp_path / "proof.md").read_text()
+
+    assert main([str(path), "thresholds.accepted=1.6"]) == 1
+    assert "missed: accepted: 1.500, wanted are 1.6" in capsys.readouterr().out
+    assert main([str(path), f"commands=['{script} fail', '{script} never']"]) == 1
+    assert len(opened) == 2  # a command that fails ends it
