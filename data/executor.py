@@ -36,13 +36,12 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Where the passes of a preparation run.
+    """Where the passes of a preparation run."""
 
-    Attributes:
-        shared: whether tasks run on machines that have only `out_dir` in common.
-    """
-
-    shared: bool
+    @property
+    def shared(self) -> bool:
+        """Whether tasks run on machines that have only `out_dir` in common."""
+        ...
 
     def deal(self, tasks: Sequence["ReadTask"]) -> Callable[["ReadTask"], Sequence["Run"]]:
         """Reads the shares and deals their documents; says where the runs of a share are."""

@@ -52,7 +52,7 @@ from data.tokenizer import Tokenizer, load_tokenizer
 from data.vocabularies import domain_vocabularies, tokenizer_texts
 
 # Text of a corpus whose tokens are counted before conversion too, where conversion rewrites it.
-MEASURED_BYTES = 2_000_000
+MEASURED_BYTES = 1_000_000
 
 
 def prepare(
