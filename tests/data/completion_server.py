@@ -69,6 +69,7 @@ def serving(server: CompletionServer) -> Iterator[CompletionServer]:
 
     class Http(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # a client that went away

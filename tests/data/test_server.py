@@ -99,17 +99,17 @@ def test_what_fails_for_a_while_is_asked_again(fault):
     with serving(CompletionServer(behave)) as there:
         server = asked(there)
         assert texts(server.generate(PROMPTS)) == WANTED
-    assert server.usage.retries == 20
+    assert server.usage.retries >= 20  # a busy machine may drop a connection of its own
     assert server.usage.failed == 0
-    assert len(there.requests) == 40
+    assert len(there.requests) >= 40
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again():
     with serving(CompletionServer()) as there:
         there.behave = lambda number, body: __import__("time").sleep(1.0) if number == 0 else None
-        server = asked(there, timeout_s=0.2)
+        server = asked(there, timeout_s=0.4)
         assert texts(server.generate(PROMPTS[:1])) == {"0": WANTED["0"]}
-    assert server.usage.retries == 1
+    assert server.usage.retries >= 1
 
 
 def test_what_always_fails_fails_alone():
@@ -351,9 +351,11 @@ def test_little_is_lost_when_answers_are_slow(tmp_path):
 
 def test_a_server_with_a_journal_goes_on(tmp_path):
     with serving(CompletionServer()) as there:
-        config = ServerConfig(base_url=there.url, model="m")
+        config = ServerConfig(base_url=there.url, model="m", concurrency=1)
         place = str(tmp_path / "server")
-        assert len(list(itertools.islice(Server(config, journal=place).generate(PROMPTS), 7))) == 7
-        before = len(there.requests)
+        first = Server(config, journal=place).generate(PROMPTS)
+        assert len(list(itertools.islice(first, 7))) == 7
+        first.close()
+        assert len(there.requests) == 7
         assert texts(Server(config, journal=place).generate(PROMPTS)) == WANTED
-        assert len(there.requests) - before <= 20 - 7
+        assert len(there.requests) == 20
