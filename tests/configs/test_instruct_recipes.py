@@ -8,6 +8,8 @@ from configs.dry_run import report
 from configs.load import load_recipe
 from configs.parse import parse_yaml
 from configs.recipe import PrepareRecipe, TrainRecipe
+from data.synthesis.pages import PagesConfig
+from data.synthesis.proof import ProofConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "instruct"
 TRAINED = sorted(
@@ -131,3 +133,35 @@ def test_the_batch_divides_by_the_slice_that_is_named(name):
 )
 def test_dropout_is_left_out_in_words(name):
     assert "dropout 0.1" in (CONFIGS / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["proof", "proof_large"])
+def test_the_proof_runs_recipes_that_load_with_their_overrides(name):
+    proof = load_recipe(ProofConfig, f"configs/instruct/{name}.yaml")
+    kinds = {
+        "data.synthesis.pages": PagesConfig,
+        "train.py": TrainRecipe,
+        "data.prepare": PrepareRecipe,
+    }
+    made = {}
+    for line in proof.commands:
+        program, path, *overrides = line.split()
+        recipe = load_recipe(kinds[program], path, overrides)
+        made[recipe.run_dir if isinstance(recipe, TrainRecipe) else recipe.out_dir] = recipe
+    assert {proof.synthesizer, proof.augmented, proof.raw} <= set(made)
+    (texts,) = [r for r in made.values() if isinstance(r, PrepareRecipe)]
+    assert texts.generator is not None
+    assert texts.generator.model == proof.synthesizer
+    for run in ("augmented", "raw"):
+        streams = made[getattr(proof, run)].streams
+        assert [s.path for s in streams.values()] == [f"{texts.out_dir}/{run}"]
+        assert texts.corpora[run].path == proof.texts
+    # Equal tokens: the two runs differ in their stream alone.
+    differ = {"run_dir", "streams"}
+    assert made[proof.augmented].model_dump(exclude=differ) == made[proof.raw].model_dump(
+        exclude=differ
+    )
+    tuning = load_recipe(PrepareRecipe, made[proof.synthesizer].prepare)
+    assert proof.texts.startswith(f"{tuning.out_dir}/pages/heldout/")
+    assert texts.tokenizer == f"{tuning.out_dir}/tokenizer" == made[proof.synthesizer].tokenizer
+    assert texts.heldout.fraction < tuning.heldout.fraction
