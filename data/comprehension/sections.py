@@ -4,6 +4,7 @@ A title is a line of its own, short and unfinished, before a line that is neithe
 opens a paragraph ("METHODS: ..."). Expressions of titles are in connectives/<language>.yaml.
 """
 
+import bisect
 import functools
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ class _Rules:
     title: tuple[re.Pattern[str], ...]
     not_title: re.Pattern[str] | None
     label: re.Pattern[str]
+    item: re.Pattern[str]  # what opens an item of a list
 
 
 @functools.cache
@@ -29,7 +31,13 @@ def _rules(code: str) -> _Rules:
     language = load_language(code)
     rules = language.file.sections
     titles = tuple(p for p in map(language.compile, rules.titles) if p)
-    return _Rules(rules, titles, language.compile(rules.not_title), label_of(code))
+    return _Rules(
+        rules,
+        titles,
+        language.compile(rules.not_title),
+        label_of(code),
+        re.compile(language.shape(language.file.sentences.item)),
+    )
 
 
 def split_sections(text: str, language: Language) -> list[Section]:
@@ -93,13 +101,19 @@ def _title(line: str, rules: _Rules) -> str | None:
 
 
 def mine_sections(reading: Reading) -> Iterator[Mined]:
-    """A task for every section that has a title and enough text under it."""
-    rules = _rules(reading.language.code).rules
+    """A task for every section that has a title and enough text in its first paragraph.
+
+    What is quoted ends with that paragraph: a heading further down that reads like a sentence is
+    not known as one, and what stands under it is not under this title.
+    """
+    rules = _rules(reading.language.code)
     text = reading.text
     for section in _sections(text, reading.language, reading.paragraphs):
-        if section.title is None or section.stop - section.start < rules.min_body_chars:
+        if section.title is None:
             continue
-        # The body keeps its paragraphs: it is shown as it was read.
-        slots = {"title": section.title, "body": text[section.start : section.stop]}
-        span = (section.start, section.stop)
+        at = bisect.bisect_right(reading.paragraphs, (section.start, len(text))) - 1
+        span = (section.start, min(section.stop, reading.paragraphs[at][1]))
+        if span[1] - span[0] < rules.rules.min_body_chars or rules.item.match(text, span[0]):
+            continue
+        slots = {"title": section.title, "body": text[span[0] : span[1]]}
         yield Mined("section", "section", slots, (span,), f"section {span[0]}:{span[1]}")
