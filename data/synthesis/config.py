@@ -17,6 +17,8 @@ class FiltersConfig(Config):
         description="two questions of a text are one when they share this part of their words "
         "(1: only equal ones, upper and lower case aside)",
     )
+    # At 0.5 pass, against their own text and against another one: 97 and 26 % of the first sentences of
+    # MedQuAD's answers (pages resemble each other), 37 and 0.3 % of PubMedQA's conclusions.
     min_answer_overlap: float = Field(
         default=0.5,
         ge=0,
