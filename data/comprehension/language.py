@@ -29,6 +29,7 @@ class SentenceRules(Config):
     stop: str = Field(description="what is put behind a clause that was cut out of a sentence")
     spaced: bool = Field(True, description="whether words stand apart and lines join with a space")
     wrap_chars: int = Field(40, description="a line at least so long may go on in the next one")
+    articles: tuple[str, ...] = Field((), description="words never written large inside a sentence")
     abbreviations: tuple[str, ...] = Field((), description="no sentence ends behind these")
     start: str = Field(description="expression: how a sentence begins where the library was unsure")
     item: str = Field(description="expression: how an item of a list begins, at a line's start")
@@ -78,6 +79,12 @@ class RelationRules(Config):
     """
 
     tasks: Mapping[str, str] = Field(description="family: label")
+    question: str | None = Field(
+        None,
+        description="what two phrases (`subjects`) answer, with {effect} or {cause}; they make this question "
+        "and no pair, for neither is a clause",
+    )
+    not_asked: str | None = Field(None, description="expression: found in no phrase of a question")
     openings: tuple[str, ...] = ()
     inserted: tuple[str, ...] = ()
     joints: tuple[str, ...] = ()

@@ -23,8 +23,8 @@ class Mined:
     Attributes:
         family: nli, cause, paraphrase, keyword, definition, topic, question or section.
         label: the sub-category. nli: entail, contradict, neutral; cause: cause_effect,
-            effect_cause; paraphrase: similar, different; question: definition, number; the other
-            families: the family's name.
+            effect_cause; paraphrase: similar, different; question: definition, number, cause; the
+            other families: the family's name.
         slots: what the templates are filled with. nli: premise, hypothesis, connective; cause:
             cause, effect, connective; paraphrase: first, second, connective; keyword: sentence,
             keywords (joined by the language's comma); definition: term, verb, definition; topic:

@@ -10,6 +10,7 @@ from data.comprehension.finders import inner_finders, label_of
 from data.comprehension.language import Language
 from data.comprehension.sentences import paragraphs, split_paragraph
 
+_SHORT = 10_000  # characters of a text that is searched for a term
 _SPACES = re.compile(r"\s+")
 _LOWER_WORD = re.compile(r"(?:a|[^\W\d_A-Z]{2,})(?:-[^\W\d_A-Z]+)*(?=[\s,.]|$)")
 
@@ -121,6 +122,23 @@ def read(text: str, language: Language) -> Reading:
         for low, high in spans:
             sentences.append(Sentence(low, high, len(sentences), number))
     return Reading(text, language, sentences, blocks)
+
+
+def common(term: str, reading: Reading) -> str:
+    """A term as it stands inside a sentence: "Asthma" is "asthma" if the text has it so."""
+    first, *others = term.split()
+    # "Genetic Testing Registry" is a name.
+    if first in reading.language.file.sentences.articles:
+        return term[0].lower() + term[1:]
+    if first[1:].islower() and first[:1].isupper() and not any(w[0].isupper() for w in others):
+        lower = first.lower()
+        if len(reading.text) < _SHORT:
+            known = f" {lower}" in reading.text
+        else:  # searching a long text for every term would be quadratic
+            known = lower in reading.words
+        if known:
+            return term[0].lower() + term[1:]
+    return term
 
 
 def balanced(text: str) -> bool:

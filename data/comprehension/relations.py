@@ -14,7 +14,7 @@ from data.comprehension.clauses import Clauses, clauses_of, trimmed
 from data.comprehension.finders import relation_words, trie
 from data.comprehension.language import RelationRules, load_language
 from data.comprehension.mined import Mined
-from data.comprehension.reading import Reading, Sentence
+from data.comprehension.reading import Reading, Sentence, common
 
 _SLOTS = {
     "nli": ("premise", "hypothesis"),
@@ -32,6 +32,7 @@ class _Relation:
     not_left: re.Pattern[str] | None
     not_after: re.Pattern[str] | None
     not_right: re.Pattern[str] | None
+    not_asked: re.Pattern[str] | None
 
     @property
     def backward(self) -> bool:
@@ -63,6 +64,7 @@ def _connectives(code: str) -> _Connectives:
             language.compile(rules.not_left),
             language.compile(rules.not_after),
             language.compile(rules.not_right),
+            language.compile(rules.not_asked),
         )
         for kind in _OPENING:
             words = getattr(rules, kind)
@@ -297,12 +299,32 @@ class _Miner:
             return
         if self._dangling(left, first):  # what the second clause points back to is in the first
             return
+        if left_phrase and right_phrase and relation.rules.question:
+            yield from self._question(left, right, relation)
+            return
         if head and relation.backward:
             left, right, first, second = right, left, second, first
         as_sentence = self.reading.as_sentence
         yield from _tasks(
             relation, connective, as_sentence(first), as_sentence(second), (left, right)
         )
+
+    def _question(self, left: Span, right: Span, relation: _Relation) -> Iterator[Mined]:
+        """What two phrases answer: "What can cause gout?" of "Gout is caused by crystals."."""
+        effect, cause = (left, right) if relation.backward else (right, left)
+        named, told = self.reading.quote(*effect), self.reading.quote(*cause)
+        pattern, question = relation.not_asked, relation.rules.question
+        if pattern and (pattern.search(named) or pattern.search(told)):
+            return
+        assert question is not None
+        if "{cause}" in question:  # what follows is asked for
+            effect, cause, named, told = cause, effect, told, named
+        asked = question.format(
+            **{"effect": common(named, self.reading), "cause": common(named, self.reading)}
+        )
+        slots = {"question": asked, "answer": self.reading.as_sentence(told)}
+        pair = "+".join(f"{start}:{stop}" for start, stop in (left, right))
+        yield Mined("question", "cause", slots, (effect, cause), pair)
 
 
 def _tasks(

@@ -13,9 +13,8 @@ from data.comprehension.clauses import Clauses, clauses_of, trimmed
 from data.comprehension.finders import APOSTROPHES, statement_words
 from data.comprehension.language import Language, StatementRule, load_language
 from data.comprehension.mined import Mined
-from data.comprehension.reading import Reading, Sentence
+from data.comprehension.reading import Reading, Sentence, common
 
-_SHORT = 10_000  # characters of a text that is searched for a term
 _LONGEST = 240  # characters of a left side
 
 
@@ -107,7 +106,7 @@ def _mine(
         return
     spans = (_within(left, named, "term"), _within(right, told, "rest"))
     groups = {name: value or "" for name, value in named.groupdict().items()}
-    groups["term"] = _common(named["term"], reading)
+    groups["term"] = common(named["term"], reading)
     groups["article"] = groups.get("article", "").lower()
     yield from _tasks(reading, rule, groups, verb, told["rest"], spans)
 
@@ -118,21 +117,6 @@ def _within(whole: tuple[int, int], match: re.Match[str], group: str) -> tuple[i
         return whole
     start, stop = match.span(group)
     return whole[0] + start, whole[0] + stop
-
-
-def _common(term: str, reading: Reading) -> str:
-    """A term as it stands inside a sentence: "Asthma" is "asthma" if the text has it so."""
-    first, *others = term.split()
-    # "Genetic Testing Registry" is a name.
-    if first[1:].islower() and first[:1].isupper() and not any(w[0].isupper() for w in others):
-        lower = first.lower()
-        if len(reading.text) < _SHORT:
-            known = f" {lower}" in reading.text
-        else:  # searching a long text for every term would be quadratic
-            known = lower in reading.words
-        if known:
-            return term[0].lower() + term[1:]
-    return term
 
 
 def _tasks(

@@ -73,7 +73,7 @@ def german() -> list[Mined]:
 def test_chinese_yields_every_family_and_every_label(chinese: list[Mined]):
     assert {task.family for task in chinese} == FAMILIES
     assert {(t.family, t.label) for t in chinese} >= LABELS
-    assert {t.label for t in chinese if t.family == "question"} == {"definition", "number"}
+    assert {t.label for t in chinese if t.family == "question"} == {"cause", "definition", "number"}
 
 
 def test_chinese_tasks_are_in_chinese(chinese: list[Mined]):

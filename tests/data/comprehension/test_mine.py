@@ -134,11 +134,6 @@ def test_spans_quote_the_text():
             ("The walls of the airway are weak.", "Frequent infections of the lung."),
         ),
         (
-            "Mutations in the GBA gene cause Gaucher disease.",
-            "cause",
-            ("Mutations in the GBA gene.", "Gaucher disease."),
-        ),
-        (
             "Gout is progressive, which means that it gets worse over time.",
             "paraphrase",
             ("Gout is progressive.", "It gets worse over time."),
@@ -147,6 +142,29 @@ def test_spans_quote_the_text():
 )
 def test_connectives_inside_a_sentence(text: str, family: str, pair: tuple[str, str]):
     assert pairs(text, family) == [pair]
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        (
+            "Mutations in the GBA gene cause Gaucher disease.",
+            "What can cause Gaucher disease?",
+            "Mutations in the GBA gene.",
+        ),
+        (
+            "An ischemic stroke is caused by a clot that blocks a vessel in the brain.",
+            "What can cause an ischemic stroke?",
+            "A clot that blocks a vessel in the brain.",
+        ),
+        ("This disorder is caused by mutations in the GBA gene.", "", ""),
+        ("The condition leads to a loss of hearing in both ears.", "", ""),
+        ("Genetic causes account for a third of the cases.", "", ""),
+    ],
+)
+def test_two_phrases_make_a_question_and_no_pair(text: str, question: str, answer: str):
+    assert mined(text, "cause") == []
+    assert pairs(text, "question") == ([(question, answer)] if question else [])
 
 
 def test_an_inserted_however_relates_to_the_sentence_before():
