@@ -67,7 +67,8 @@ def counts(pool: list[Mined]) -> Counter[str]:
     """Tasks by column; twins once, definitions not again as questions."""
     columns = Counter(relational(pool).values())
     for task in pool:
-        if task.family in ("keyword", "definition", "topic", "section") or task.label == "number":
+        asked = task.family == "question" and task.label != "definition"
+        if asked or task.family in ("keyword", "definition", "topic", "section"):
             columns[kind_of(task)] += 1
     return columns
 
