@@ -71,7 +71,7 @@ def clean_corpora(
     """
     if not job.compares:
         return dict(corpora), []
-    surveyor = job.spool / "surveyor.pickle"
+    surveyor = job.spool / f"surveyor-{job.decision_digest()[:16]}.pickle"
     with rows_lib.whole_file(surveyor) as local:
         local.write_bytes(pickle.dumps(make_surveyor(job)))
     tasks: dict[str, list[CleanTask]] = {}

@@ -55,8 +55,8 @@ def decide(job: Job, tasks: list[CleanTask]) -> Decision:
     fraction = job.config.heldout.fraction
     if not tasks:
         return Decision(fraction)
-    out = job.spool / "verdicts"
-    done = job.spool / "verdicts.json"
+    out = job.spool / f"verdicts-{job.decision_digest()[:16]}"
+    done = job.spool / f"{out.name}.json"
     if not done.exists():
         job.executor.decide(
             [task.notes for task in tasks], make_surveyor(job), compared(job.config), str(out)

@@ -70,7 +70,12 @@ class Job:
         """What the cleaned documents of a corpus, and what is noted of them, depend on."""
         config = self.config
         rest = [config.clean_of(name), config.clean, config.heldout.fraction, config.partitions]
+        rest.append(_tuned("clean"))
         return _digest(_plain([VERSION, self._source_of(name), rest, self._compared]))
+
+    def decision_digest(self) -> str:
+        """What is decided over all documents depends on."""
+        return _digest([self.clean_digest(name) for name in self.config.corpora])
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -120,8 +120,8 @@ def _sample(
     job: Job, corpus: Corpus, decision: Decision, share: float, choice: str
 ) -> Iterator[Document]:
     """A share of the documents of a corpus that are trained on, sorted by id."""
-    digest = job.clean_digest(corpus.name)[:16]
-    folder = job.spool / f"{corpus.name}-{digest}-{corpus.num_partitions}-{choice}"
+    name = f"{corpus.name}-{job.decision_digest()[:16]}-{corpus.num_partitions}"
+    folder = job.spool / f"{name}-{choice}-{min(share, 1):.9f}"
     clean = job.config.clean_of(corpus.name)
     tasks = [
         SampleTask(

@@ -132,7 +132,7 @@ def test_another_number_of_partitions_gives_the_same_documents(prepared, tmp_pat
 MOMENTS = (
     "before:*/done.json",  # while the inputs are dealt
     "after:*/clean-00001.json",  # while documents are cleaned
-    "before:*/spool/verdicts.json",  # decided, and not yet said so
+    "before:*/spool/verdicts-*.json",  # decided, and not yet said so
     "before:*/part-00002.jsonl.zst",  # while a partition's documents are written
     "after:*array_record-00003-of-*",  # a shard is there, its record is not
     "before:*/stream.json",  # everything is there but the last word
@@ -153,6 +153,21 @@ def test_killed_six_times_gives_the_same_bytes(prepared, tmp_path):
     prepare(PrepareConfig.model_validate(json.loads(path.read_text())))
     assert digests(tmp_path / "o") == digests(out)
     assert not (tmp_path / "o/.work").exists()
+
+
+def test_a_recipe_that_changes_after_a_kill_finds_nothing_of_the_other(prepared, tmp_path):
+    inputs, _, settings = prepared
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(moved(settings, tmp_path / "o", inputs)))
+    killed = [sys.executable, "tests/die_preparing.py", "after:*/part-00000.json", str(path)]
+    assert subprocess.run(killed, cwd=ROOT, capture_output=True).returncode == -9
+    assert list(tmp_path.glob("o/.work/spool/verdicts-*.json"))
+    clean = settings["clean"] | {"dedup": {"threshold": 1}}
+    for out in ("o", "fresh"):
+        ours = moved(settings, tmp_path / out, inputs, clean=clean)
+        prepare(PrepareConfig.model_validate(ours))
+    assert digests(tmp_path / "o") == digests(tmp_path / "fresh")
+    assert card(tmp_path / "o", "reading")["removed"]["dedup"].keys() == {"duplicate"}
 
 
 def test_every_document_is_kept_held_out_or_removed(prepared):
