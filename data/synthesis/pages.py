@@ -8,24 +8,26 @@
   small model can learn to find it.
 * **Abstracts** with a question, a conclusion and a decision: the question is answered freely, by
   one of its options, and by a conclusion that leads to one of them.
-* **Recall**: common words of the pages in no order, and what comes after one of them. Nothing helps
-  here but to look the word up in the text, which is what a model from random weights must learn
-  first: it does so in some hundred steps on these, and on prose alone in many thousand.
-  The short ones come first to be understood, so they are as many as the long ones.
+* **Recall**: common words of the pages in no order, then stretches of the same list again. Nothing
+  helps here but to look up what came behind a word before, which a model from random weights must
+  learn first: it does so in some hundred steps on short lists, and on prose in many thousand.
 
 One file each in `out_dir`, in the field names of the published tuning collection: `context`,
-`QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole.
+`QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole; recall has `text`.
 """
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from data.config import CorpusConfig
 from data.document import Document, draw
+from data.rows import whole_file
 from data.strict import Config
 from data.synthesis.format import Pair, Task, write_task
 from data.synthesis.mined import mined_pairs, windows
@@ -58,21 +60,21 @@ class PassagesConfig(Config):
 class RecallConfig(Config):
     """Exercises in looking words up."""
 
-    texts: int = Field(default=20_000, ge=1)
+    texts: int = Field(default=40_000, ge=1)
     vocabulary: int = Field(default=400, ge=50, description="of the pages' commonest words")
     min_words: int = Field(
-        default=6, ge=6, description="of a text; short ones are as many as long ones, by halves"
+        default=6, ge=6, description="of a list; short ones are as many as long ones, by halves"
     )
-    max_words: int = Field(default=48, ge=6)
-    answer_words: int = Field(default=8, ge=4, description="at most; four at least")
-    pairs: int = Field(default=2, ge=1)
+    max_words: int = Field(default=40, ge=7, description="lists are shorter than this")
+    stretch: int = Field(default=8, ge=4, description="words of a stretch at most; four at least")
+    stretches: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
     def _enough_words(self) -> "RecallConfig":
-        if not self.min_words <= self.max_words <= self.vocabulary:
+        if not self.min_words < self.max_words <= self.vocabulary:
             raise ValueError(
-                f"max_words: {self.max_words} is not between min_words {self.min_words} and "
-                f"vocabulary {self.vocabulary}: a text has no word twice"
+                f"max_words: {self.max_words} is not above min_words {self.min_words}, or above "
+                f"vocabulary {self.vocabulary}: a list has no word twice"
             )
         return self
 
@@ -112,7 +114,7 @@ class Passage:
     dataset: str
     group: str
 
-    def to_row(self) -> dict[str, object]:
+    def to_row(self) -> dict[str, Any]:
         """A row of the tuning collection."""
         return {
             "context": self.text,
@@ -227,21 +229,21 @@ def abstract_passages(
         yield Passage(shown, kept, "mixed", dataset, document.meta["group"])
 
 
-def recall_passages(texts: Iterable[str], config: RecallConfig, dataset: str) -> Iterator[Passage]:
-    """Exercises of the commonest words of `texts`; each is a group of its own."""
+def recall_texts(texts: Iterable[str], config: RecallConfig) -> Iterator[str]:
+    """Lists of the commonest words of `texts`, each on a line, and stretches of it on the next."""
     counts = Counter(word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text))
     common = [word for word, _ in counts.most_common(config.vocabulary)]
     for i in range(config.texts):
         name = f"recall {i}"
-        number = draw(name, "words").randint(config.min_words, min(config.max_words, len(common)))
+        span = min(config.max_words, len(common)) / config.min_words
+        number = int(config.min_words * span ** draw(name, "words").random())
         words = draw(name, "which").sample(common, number)
-        pairs = []
-        for j in range(config.pairs):
-            length = draw(name, f"length {j}").randint(4, min(config.answer_words, number - 1))
-            at = draw(name, f"place {j}").randrange(number - length)
-            answer = " ".join(words[at + 1 : at + 1 + length])
-            pairs.append(Pair(f"What comes after {words[at]}?", answer))
-        yield Passage(" ".join(words), tuple(pairs), "free-form", dataset, name)
+        lines = [words]
+        for j in range(config.stretches):
+            length = draw(name, f"length {j}").randint(4, min(config.stretch, number))
+            at = draw(name, f"place {j}").randint(0, number - length)
+            lines.append(words[at : at + length])
+        yield "\n".join(" ".join(line) for line in lines)
 
 
 def paragraphs(text: str) -> list[str]:
@@ -327,13 +329,11 @@ def _sentences(text: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    import json
     import sys
 
     from etils import epath
 
     from configs.load import command, recipe_yaml, user_errors
-    from data.rows import whole_file
     from data.sources import SetAside, read
 
     config, options = command(PagesConfig, sys.argv[1:] if argv is None else argv, __doc__ or "")
@@ -356,17 +356,20 @@ def main(argv: list[str] | None = None) -> None:
             )
         if config.mined is not None:
             made["mined"] = mined_passages(rows, config.passages, config.mined, "mined")
-        if config.recall is not None:
-            texts = (passage.text for passage in pages)
-            made["recall"] = recall_passages(texts, config.recall, "recall")
         for name, passages in made.items():
-            path = epath.Path(config.out_dir) / f"{name}.jsonl"
-            num_texts = num_pairs = 0
-            with whole_file(path) as local, open(local, "w", encoding="utf-8") as file:
-                for passage in passages:
-                    file.write(json.dumps(passage.to_row(), ensure_ascii=False) + "\n")
-                    num_texts, num_pairs = num_texts + 1, num_pairs + len(passage.pairs)
-            print(f"{path}: {num_texts:,} texts, {num_pairs:,} pairs")
+            rows_of = [passage.to_row() for passage in passages]
+            num_pairs = sum(len(row["QA_list"]) for row in rows_of)
+            _write(epath.Path(config.out_dir) / f"{name}.jsonl", rows_of, f"{num_pairs:,} pairs")
+        if config.recall is not None:
+            texts = recall_texts((passage.text for passage in pages), config.recall)
+            lists = [{"text": text} for text in texts]
+            _write(epath.Path(config.out_dir) / "recall.jsonl", lists, "exercises")
+
+
+def _write(path: Any, rows: Sequence[Mapping[str, Any]], what: str) -> None:
+    with whole_file(path) as local, open(local, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    print(f"{path}: {len(rows):,} texts, {what}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from data.synthesis.pages import (
     mined_passages,
     page_passages,
     paragraphs,
-    recall_passages,
+    recall_texts,
 )
 
 WORDS = [f"{a}{b}" for a in "bcdfghkl" for b in ("an", "en", "in", "on", "un", "ar", "er")]
@@ -163,29 +163,28 @@ def test_a_decision_that_is_no_option_is_the_recipes_mistake():
         list(abstract_passages([abstract("perhaps")], ("yes", "no"), LIMITS, "abstracts"))
 
 
-def test_an_exercise_asks_for_the_words_behind_a_word():
+def test_an_exercise_is_a_list_and_stretches_of_it():
     text = " ".join(f"{word} " * (100 - i) for i, word in enumerate(WORDS)) + " rare"
     config = RecallConfig(texts=400, vocabulary=50, min_words=8, max_words=12)
-    exercises = list(recall_passages([text], config, "recall"))
-    assert len({exercise.group for exercise in exercises}) == 400
-    asked = set()
+    exercises = list(recall_texts([text], config))
+    assert len(set(exercises)) == 400
+    begun = set()
     for exercise in exercises:
-        words = exercise.text.split()
-        assert 8 <= len(words) == len(set(words)) <= 12
+        words, *stretches = (line.split() for line in exercise.split("\n"))
+        assert 8 <= len(words) == len(set(words)) < 12
         assert "rare" not in words
-        for pair in exercise.pairs:
-            word = pair.question.removeprefix("What comes after ").removesuffix("?")
-            at = words.index(word)
-            answer = pair.answer.split()
-            assert 4 <= len(answer) <= 8
-            assert words[at + 1 : at + 1 + len(answer)] == answer
-            asked.add(at)
-    assert asked == set(range(8))  # every place is asked for
-    assert exercises == list(recall_passages([text], config, "recall"))
+        assert len(stretches) == 3
+        for stretch in stretches:
+            at = words.index(stretch[0])
+            assert 4 <= len(stretch) <= 8
+            assert words[at : at + len(stretch)] == stretch
+            begun.add(at)
+    assert begun == set(range(8))  # from every place that leaves four words
+    assert exercises == list(recall_texts([text], config))
 
 
-def test_a_text_of_an_exercise_has_no_more_words_than_there_are():
-    with pytest.raises(ValueError, match="max_words: 60 is not between"):
+def test_a_list_has_no_more_words_than_there_are():
+    with pytest.raises(ValueError, match="max_words: 60 is not above"):
         RecallConfig(vocabulary=50, max_words=60)
 
 
