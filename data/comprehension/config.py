@@ -77,72 +77,74 @@ class ComprehensionConfig(Config):
     """How the documents of a corpus become reading comprehension."""
 
     language: str = Field(
-        "auto",
+        default="auto",
         description="code of the texts' language (en, zh, de, ... : a file in connectives/), or "
         "`auto`: told document by document; a text in a language without files stays raw",
     )
     domain: str | dict[str, str] | None = Field(
-        None,
+        default=None,
         description="name of the domain as the templates say it (`biomedicine`), or one for each "
         "language ({en: law, zh: 法律}); null: only templates that do not name it are used",
     )
     families: FamiliesConfig = FamiliesConfig()
     domain_vocab: str | None = Field(
-        "auto",
+        default="auto",
         description="SentencePiece model file of the domain, whose words are the keywords; `auto`: "
         "trained once per corpus and language; null: no keyword tasks",
     )
-    vocab_size: int = Field(32000, ge=100, description="pieces of a vocabulary that `auto` trains")
+    vocab_size: int = Field(
+        default=32000, ge=100, description="pieces of a vocabulary that `auto` trains"
+    )
     vocab_sample_mb: int = Field(
-        200, ge=1, le=200, description="megabytes of text at most that `auto` trains it on"
+        default=200, ge=1, le=200, description="megabytes of text at most that `auto` trains it on"
     )
     max_per_label: int = Field(
-        2,
+        default=2,
         ge=0,
         description="tasks at most of one sub-category (entail, contradict, definition, ...) in a "
         "finished text; 0: no limit",
     )
     layout: LayoutConfig = LayoutConfig()
     classify: float = Field(
-        0.8,
+        default=0.8,
         ge=0,
         le=1,
         description="share of documents whose inference tasks ask for the relation; the others ask "
         "for the second sentence",
     )
     negatives: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="for each mined inference or paraphrase pair, so many pairs of sentences of "
         "the same text that no connective relates, as neutral ones (the published way: none)",
     )
     balance: bool = Field(
-        False,
+        default=False,
         description="keep at most as many tasks of any inference label as the rarest label that "
         "occurs in the text has (the published way: no)",
     )
     intro: bool = Field(default=True, description="a sentence between the text and its tasks")
     form: Literal["text", "chat"] = Field(
-        "text",
+        default="text",
         description="text: the text and its tasks as running text; chat: one conversation per "
         "text, one turn per task, in the corpus' chat.template, trained on as chat.train_on says",
     )
     system: str | None = Field(
-        None,
+        default=None,
         description="system prompt of the conversations: a name in system_prompts.yaml (llama2: "
         "the published one), or the prompt itself; null: chat.system",
     )
     title: Literal["meta", "first_line"] = Field(
-        "meta",
+        default="meta",
         description="where a document's title is from: fields.title, or its first line",
     )
     sections: Literal["long", "always", "never"] = Field(
-        "long",
+        default="long",
         description="always: one text of every section, under its title; long: documents too long "
         "for one text are divided between sections; never: sections are not looked for",
     )
     read_share: float = Field(
-        0.7,
+        default=0.7,
         gt=0,
         le=1,
         description="a document too long for one text is divided into parts that fill about this "
