@@ -32,6 +32,7 @@ def mine_keywords(
     language, text = reading.language, reading.text
     rules, clauses = language.file.keywords, clauses_of(language.code)
     low, high = rules.sentence_chars
+    glued = language.compile(rules.glued)
     words = vocabulary.words
     find = _spaced if language.file.sentences.spaced else _unspaced
     sentences = reading.sentences
@@ -51,7 +52,7 @@ def mine_keywords(
         while text[start] in " ,\n\t，":
             start += 1
         body = reading.quote(start, stop)
-        if any(map(body.__contains__, rules.not_sentence)):
+        if any(map(body.__contains__, rules.not_sentence)) or (glued and glued.search(body)):
             continue
         if index == 0 and clauses.points_back(body):
             continue

@@ -148,6 +148,9 @@ class KeywordRules(Config):
     starts: tuple[str, ...] = Field((), description="prefixes that do not make a term of a word")
     forbidden: str | None = Field(None, description="expression: shapes that are no terms")
     not_sentence: tuple[str, ...] = Field((), description="found in no sentence of theirs")
+    glued: str | None = Field(
+        None, description="expression: a sentence with the rest of a table or a heading in it"
+    )
     general: tuple[str, ...] = Field((), description="words that are in no domain's vocabulary")
     terms: tuple[str, ...] = Field(
         (),

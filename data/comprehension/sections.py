@@ -107,6 +107,7 @@ def mine_sections(reading: Reading) -> Iterator[Mined]:
     not known as one, and what stands under it is not under this title.
     """
     rules = _rules(reading.language.code)
+    ends = reading.language.file.sentences.statements + "\"')]”’»」』"
     text = reading.text
     for section in _sections(text, reading.language, reading.paragraphs):
         if section.title is None:
@@ -114,6 +115,8 @@ def mine_sections(reading: Reading) -> Iterator[Mined]:
         at = bisect.bisect_right(reading.paragraphs, (section.start, len(text))) - 1
         span = (section.start, min(section.stop, reading.paragraphs[at][1]))
         if span[1] - span[0] < rules.rules.min_body_chars or rules.item.match(text, span[0]):
+            continue
+        if text[span[1] - 1] not in ends:  # a table, or a credit below the text
             continue
         slots = {"title": section.title, "body": text[span[0] : span[1]]}
         yield Mined("section", "section", slots, (span,), f"section {span[0]}:{span[1]}")
