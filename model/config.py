@@ -129,7 +129,7 @@ class GenerationConfig(Config):
         description="tokens of prompt and text together; default: the model's, 4096 at most",
     )
     steps: int = Field(
-        default=8, ge=1, le=256, description="tokens of every sequence between looks at the host"
+        default=16, ge=1, le=256, description="tokens of every sequence between looks at the host"
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: float32 on a CPU, bfloat16 elsewhere"
