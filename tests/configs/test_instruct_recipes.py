@@ -10,6 +10,7 @@ from configs.parse import parse_yaml
 from configs.recipe import PrepareRecipe, TrainRecipe
 from data.synthesis.pages import PagesConfig
 from data.synthesis.proof import ProofConfig
+from tpu.mesh import axis_sizes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "instruct"
 TRAINED = sorted(
@@ -18,7 +19,7 @@ TRAINED = sorted(
     if "streams" in parse_yaml(path.read_text(), str(path)).value
 )
 DEVICES = {
-    "synthesizer_7b": 4,
+    "synthesizer_7b": 16,
     "general_500m": 16,
     "general_1_3b": 64,
     "biomedicine_8b": 64,
@@ -122,7 +123,9 @@ def test_a_dry_run_says_what_it_would_take(name):
 @pytest.mark.parametrize("name", DEVICES)
 def test_the_batch_divides_by_the_slice_that_is_named(name):
     recipe = training(name)
-    assert recipe.train.global_batch_rows % (DEVICES[name] * recipe.train.accumulate) == 0
+    sizes = axis_sizes(recipe.mesh, DEVICES[name])
+    ways = sizes["slices"] * sizes["data"] * sizes["fsdp"]
+    assert recipe.train.global_batch_rows % (ways * recipe.train.accumulate) == 0
     said = (CONFIGS / f"{name}.yaml").read_text()
     assert f", {DEVICES[name]} chips" in said
     assert recipe.model.preset is not None
