@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How fast an example runs is the machine's affair: no test fails for the time it took.
+hypothesis.settings.register_profile(
+    "lectern", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("lectern")
 
 # Before anything imports JAX. Tests that are about an accelerator set JAX_PLATFORMS themselves.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
