@@ -8,12 +8,13 @@
   small model can learn to find it.
 * **Abstracts** with a question, a conclusion and a decision: the question is answered freely, by
   one of its options, and by a conclusion that leads to one of them.
-* **Recall**: common words of the pages in no order, then stretches of the same list again. Nothing
-  helps here but to look up what came behind a word before, which a model from random weights must
-  learn first: it does so in some hundred steps on short lists, and on prose in many thousand.
+* **Recall**: a list of common words in no order and one of them again, then what came behind it.
+  Nothing helps here but to look the word up, which a model from random weights must learn before it
+  can take an answer from a text: a thousand steps on lists teach it, prose alone takes far more.
 
 One file each in `out_dir`, in the field names of the published tuning collection: `context`,
-`QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole; recall has `text`.
+`QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole. Recall has `prompt` and
+`response`.
 """
 
 import json
@@ -60,14 +61,13 @@ class PassagesConfig(Config):
 class RecallConfig(Config):
     """Exercises in looking words up."""
 
-    texts: int = Field(default=40_000, ge=1)
+    texts: int = Field(default=60_000, ge=1)
     vocabulary: int = Field(default=400, ge=50, description="of the pages' commonest words")
     min_words: int = Field(
         default=6, ge=6, description="of a list; short ones are as many as long ones, by halves"
     )
     max_words: int = Field(default=40, ge=7, description="lists are shorter than this")
-    stretch: int = Field(default=8, ge=4, description="words of a stretch at most; four at least")
-    stretches: int = Field(default=3, ge=1)
+    response_words: int = Field(default=12, ge=4, description="at most; four at least")
 
     @model_validator(mode="after")
     def _enough_words(self) -> "RecallConfig":
@@ -229,21 +229,21 @@ def abstract_passages(
         yield Passage(shown, kept, "mixed", dataset, document.meta["group"])
 
 
-def recall_texts(texts: Iterable[str], config: RecallConfig) -> Iterator[str]:
-    """Lists of the commonest words of `texts`, each on a line, and stretches of it on the next."""
+def recall_exercises(texts: Iterable[str], config: RecallConfig) -> Iterator[dict[str, str]]:
+    """Lists of the commonest words of `texts` with one of them again, and what came behind it."""
     counts = Counter(word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text))
     common = [word for word, _ in counts.most_common(config.vocabulary)]
+    span = min(config.max_words, len(common)) / config.min_words
     for i in range(config.texts):
         name = f"recall {i}"
-        span = min(config.max_words, len(common)) / config.min_words
         number = int(config.min_words * span ** draw(name, "words").random())
         words = draw(name, "which").sample(common, number)
-        lines = [words]
-        for j in range(config.stretches):
-            length = draw(name, f"length {j}").randint(4, min(config.stretch, number))
-            at = draw(name, f"place {j}").randint(0, number - length)
-            lines.append(words[at : at + length])
-        yield "\n".join(" ".join(line) for line in lines)
+        length = draw(name, "length").randint(4, min(config.response_words, number - 1))
+        at = draw(name, "place").randrange(number - length)
+        yield {
+            "prompt": " ".join([*words, words[at]]),
+            "response": " ".join(words[at + 1 : at + 1 + length]),
+        }
 
 
 def paragraphs(text: str) -> list[str]:
@@ -361,9 +361,9 @@ def main(argv: list[str] | None = None) -> None:
             num_pairs = sum(len(row["QA_list"]) for row in rows_of)
             _write(epath.Path(config.out_dir) / f"{name}.jsonl", rows_of, f"{num_pairs:,} pairs")
         if config.recall is not None:
-            texts = recall_texts((passage.text for passage in pages), config.recall)
-            lists = [{"text": text} for text in texts]
-            _write(epath.Path(config.out_dir) / "recall.jsonl", lists, "exercises")
+            texts = (passage.text for passage in pages)
+            exercises = list(recall_exercises(texts, config.recall))
+            _write(epath.Path(config.out_dir) / "recall.jsonl", exercises, "exercises")
 
 
 def _write(path: Any, rows: Sequence[Mapping[str, Any]], what: str) -> None:

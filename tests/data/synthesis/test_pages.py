@@ -17,7 +17,7 @@ from data.synthesis.pages import (
     mined_passages,
     page_passages,
     paragraphs,
-    recall_texts,
+    recall_exercises,
 )
 
 WORDS = [f"{a}{b}" for a in "bcdfghkl" for b in ("an", "en", "in", "on", "un", "ar", "er")]
@@ -163,24 +163,23 @@ def test_a_decision_that_is_no_option_is_the_recipes_mistake():
         list(abstract_passages([abstract("perhaps")], ("yes", "no"), LIMITS, "abstracts"))
 
 
-def test_an_exercise_is_a_list_and_stretches_of_it():
+def test_an_exercise_asks_for_what_came_behind_a_word_of_a_list():
     text = " ".join(f"{word} " * (100 - i) for i, word in enumerate(WORDS)) + " rare"
     config = RecallConfig(texts=400, vocabulary=50, min_words=8, max_words=12)
-    exercises = list(recall_texts([text], config))
-    assert len(set(exercises)) == 400
-    begun = set()
+    exercises = list(recall_exercises([text], config))
+    assert len({exercise["prompt"] for exercise in exercises}) == 400
+    asked = set()
     for exercise in exercises:
-        words, *stretches = (line.split() for line in exercise.split("\n"))
+        *words, word = exercise["prompt"].split()
+        response = exercise["response"].split()
         assert 8 <= len(words) == len(set(words)) < 12
         assert "rare" not in words
-        assert len(stretches) == 3
-        for stretch in stretches:
-            at = words.index(stretch[0])
-            assert 4 <= len(stretch) <= 8
-            assert words[at : at + len(stretch)] == stretch
-            begun.add(at)
-    assert begun == set(range(8))  # from every place that leaves four words
-    assert exercises == list(recall_texts([text], config))
+        assert 4 <= len(response) <= 12
+        at = words.index(word)
+        assert words[at + 1 : at + 1 + len(response)] == response
+        asked.add(at)
+    assert asked == set(range(7))  # every place that leaves four words behind it
+    assert exercises == list(recall_exercises([text], config))
 
 
 def test_a_list_has_no_more_words_than_there_are():
