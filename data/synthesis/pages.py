@@ -8,13 +8,12 @@
   small model can learn to find it.
 * **Abstracts** with a question, a conclusion and a decision: the question is answered freely, by
   one of its options, and by a conclusion that leads to one of them.
-* **Recall**: a list of common words in no order and one of them again, then what came behind it.
-  Nothing helps here but to look the word up, which a model from random weights must learn before it
-  can take an answer from a text: a thousand steps on lists teach it, prose alone takes far more.
+* **Quotations** of the pages' texts and **lists** of their words: exercises for a model that begins
+  with random weights (`exercises.py`).
 
 One file each in `out_dir`, in the field names of the published tuning collection: `context`,
-`QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole. Recall has `prompt` and
-`response`.
+`QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole; lists have `prompt`
+and `response`.
 """
 
 import json
@@ -24,12 +23,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from data.config import CorpusConfig
 from data.document import Document, draw
 from data.rows import whole_file
 from data.strict import Config
+from data.synthesis.exercises import ListsConfig, QuotationsConfig, quotations, word_lists
 from data.synthesis.format import Pair, Task, write_task
 from data.synthesis.mined import mined_pairs, windows
 
@@ -58,27 +58,6 @@ class PassagesConfig(Config):
     )
 
 
-class RecallConfig(Config):
-    """Exercises in looking words up."""
-
-    texts: int = Field(default=60_000, ge=1)
-    vocabulary: int = Field(default=400, ge=50, description="of the pages' commonest words")
-    min_words: int = Field(
-        default=6, ge=6, description="of a list; short ones are as many as long ones, by halves"
-    )
-    max_words: int = Field(default=40, ge=7, description="lists are shorter than this")
-    response_words: int = Field(default=12, ge=4, description="at most; four at least")
-
-    @model_validator(mode="after")
-    def _enough_words(self) -> "RecallConfig":
-        if not self.min_words < self.max_words <= self.vocabulary:
-            raise ValueError(
-                f"max_words: {self.max_words} is not above min_words {self.min_words}, or above "
-                f"vocabulary {self.vocabulary}: a list has no word twice"
-            )
-        return self
-
-
 class PagesConfig(Config):
     """Texts with pairs, made of question-answer pages and of abstracts."""
 
@@ -101,7 +80,8 @@ class PagesConfig(Config):
     mined: str | None = Field(
         default=None, description="language of the pages, to mine them too (en); null: no mining"
     )
-    recall: RecallConfig | None = Field(default=None, description="null makes no exercises")
+    quotations: QuotationsConfig | None = Field(default=None, description="null: none")
+    lists: ListsConfig | None = Field(default=None, description="null: none")
 
 
 @dataclass(frozen=True)
@@ -177,16 +157,22 @@ def mined_passages(
         language: whose connectives and templates are used.
         dataset: the `rc_name` of the passages.
     """
-    groups: dict[str, str] = {}
-    for document in documents:
-        parts = [p for p in paragraphs(document.turns[-1].text) if not p.startswith("-")]
-        for text in windows(parts, limits.words):
-            groups.setdefault(text, document.meta["group"])
+    groups = texts_of(documents, limits)
     named = ((text, text) for text in groups)
     for text, pairs in mined_pairs(named, language=language, answer_words=limits.answer_words):
         if len(pairs) >= limits.min_pairs:
             kept = pairs[: limits.max_pairs]
             yield Passage(text, kept, "free-form", dataset, groups[text])
+
+
+def texts_of(documents: Iterable[Document], limits: PassagesConfig) -> dict[str, str]:
+    """Neighbouring whole paragraphs of the pages' answers, each once, and the page of each."""
+    groups: dict[str, str] = {}
+    for document in documents:
+        parts = [p for p in paragraphs(document.turns[-1].text) if not p.startswith("-")]
+        for text in windows(parts, limits.words):
+            groups.setdefault(text, document.meta["group"])
+    return groups
 
 
 def abstract_passages(
@@ -227,23 +213,6 @@ def abstract_passages(
         chosen = sorted(draw(document.id, "ways to ask").sample(range(len(pairs)), 2))
         kept = tuple(pairs[i] for i in chosen)
         yield Passage(shown, kept, "mixed", dataset, document.meta["group"])
-
-
-def recall_exercises(texts: Iterable[str], config: RecallConfig) -> Iterator[dict[str, str]]:
-    """Lists of the commonest words of `texts` with one of them again, and what came behind it."""
-    counts = Counter(word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text))
-    common = [word for word, _ in counts.most_common(config.vocabulary)]
-    span = min(config.max_words, len(common)) / config.min_words
-    for i in range(config.texts):
-        name = f"recall {i}"
-        number = int(config.min_words * span ** draw(name, "words").random())
-        words = draw(name, "which").sample(common, number)
-        length = draw(name, "length").randint(4, min(config.response_words, number - 1))
-        at = draw(name, "place").randrange(number - length)
-        yield {
-            "prompt": " ".join([*words, words[at]]),
-            "response": " ".join(words[at + 1 : at + 1 + length]),
-        }
 
 
 def paragraphs(text: str) -> list[str]:
@@ -356,14 +325,19 @@ def main(argv: list[str] | None = None) -> None:
             )
         if config.mined is not None:
             made["mined"] = mined_passages(rows, config.passages, config.mined, "mined")
+        if config.quotations is not None:
+            groups = texts_of(rows, config.passages)
+            made["quotations"] = (
+                Passage(text, pairs, "free-form", "quotations", groups[text])
+                for text, pairs in quotations(groups, config.quotations)
+            )
         for name, passages in made.items():
-            rows_of = [passage.to_row() for passage in passages]
-            num_pairs = sum(len(row["QA_list"]) for row in rows_of)
-            _write(epath.Path(config.out_dir) / f"{name}.jsonl", rows_of, f"{num_pairs:,} pairs")
-        if config.recall is not None:
-            texts = (passage.text for passage in pages)
-            exercises = list(recall_exercises(texts, config.recall))
-            _write(epath.Path(config.out_dir) / "recall.jsonl", exercises, "exercises")
+            texts = [passage.to_row() for passage in passages]
+            num_pairs = sum(len(row["QA_list"]) for row in texts)
+            _write(epath.Path(config.out_dir) / f"{name}.jsonl", texts, f"{num_pairs:,} pairs")
+        if config.lists is not None:
+            lists = list(word_lists((passage.text for passage in pages), config.lists))
+            _write(epath.Path(config.out_dir) / "lists.jsonl", lists, "exercises")
 
 
 def _write(path: Any, rows: Sequence[Mapping[str, Any]], what: str) -> None:

@@ -11,16 +11,13 @@ from data.document import Document, Turn, document_id
 from data.synthesis.format import read_task
 from data.synthesis.pages import (
     PassagesConfig,
-    RecallConfig,
     abstract_passages,
     main,
     mined_passages,
     page_passages,
     paragraphs,
-    recall_exercises,
 )
 
-WORDS = [f"{a}{b}" for a in "bcdfghkl" for b in ("an", "en", "in", "on", "un", "ar", "er")]
 LIMITS = PassagesConfig(words=40, paragraph_words=20, min_paragraph_words=4, answer_words=12)
 
 
@@ -163,30 +160,6 @@ def test_a_decision_that_is_no_option_is_the_recipes_mistake():
         list(abstract_passages([abstract("perhaps")], ("yes", "no"), LIMITS, "abstracts"))
 
 
-def test_an_exercise_asks_for_what_came_behind_a_word_of_a_list():
-    text = " ".join(f"{word} " * (100 - i) for i, word in enumerate(WORDS)) + " rare"
-    config = RecallConfig(texts=400, vocabulary=50, min_words=8, max_words=12)
-    exercises = list(recall_exercises([text], config))
-    assert len({exercise["prompt"] for exercise in exercises}) == 400
-    asked = set()
-    for exercise in exercises:
-        *words, word = exercise["prompt"].split()
-        response = exercise["response"].split()
-        assert 8 <= len(words) == len(set(words)) < 12
-        assert "rare" not in words
-        assert 4 <= len(response) <= 12
-        at = words.index(word)
-        assert words[at + 1 : at + 1 + len(response)] == response
-        asked.add(at)
-    assert asked == set(range(7))  # every place that leaves four words behind it
-    assert exercises == list(recall_exercises([text], config))
-
-
-def test_a_list_has_no_more_words_than_there_are():
-    with pytest.raises(ValueError, match="max_words: 60 is not above"):
-        RecallConfig(vocabulary=50, max_words=60)
-
-
 REALDATA = os.environ.get("LECTERN_REALDATA")
 
 
@@ -203,6 +176,8 @@ def test_of_the_real_pages_every_answer_is_in_its_text_and_no_test_row_of_the_be
         assert len({pair["Q"] for pair in row["QA_list"]}) == len(row["QA_list"]) >= 2
     with gzip.open(Path(REALDATA or "") / "pubmedqa_labeled.jsonl.gz", "rt") as file:
         split = {row["pmid"]: row["split"] for row in map(json.loads, file)}
+    for name, least in (("quotations", 5000), ("lists", 50_000)):
+        assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) > least
     assert len((tmp_path / "mined.jsonl").read_text().splitlines()) > 500
     rows = [json.loads(line) for line in (tmp_path / "abstracts.jsonl").open()]
     assert len(rows) > 300
