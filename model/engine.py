@@ -42,6 +42,13 @@ DEFAULT_WINDOW = 4096  # where nothing is said; a window of 128 k would fill any
 _SMALLEST_BUCKET = 16
 
 
+@dataclass(frozen=True)
+class TokenPrompt(Prompt):
+    """A prompt for an engine as token ids, BOS and special tokens included; it has no turns."""
+
+    tokens: tuple[int, ...] = ()
+
+
 @dataclass(eq=False)
 class _Request:
     """A prompt in a slot, or on the way to one."""
@@ -205,6 +212,8 @@ class Engine:
         return _Request(prompt, tokens, limit, text, outbox)
 
     def _encode(self, prompt: Prompt) -> np.ndarray:
+        if isinstance(prompt, TokenPrompt):
+            return np.array(prompt.tokens, np.int32)
         if prompt.literal_special:
             if any(turn.role != "text" for turn in prompt.turns):
                 raise ValueError("literal_special: is for texts; a chat template speaks for itself")
