@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
             print(report(recipe))
             return 0
+        from evaluation.forgetting import ForgettingError
         from training.steps import CorruptCheckpoint
         from training.watch import DivergedError, distrust
 
@@ -29,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
                 code = train(recipe, stack)
         except CorruptCheckpoint as error:
             raise ValueError(str(error)) from error
+        except ForgettingError as error:
+            raise ValueError(f"{error}\nReport: {report_page(recipe)}") from error
         except DivergedError as error:
             raise ValueError(distrust(recipe.run_dir, error)) from error
         if code == 0:
@@ -45,10 +48,10 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     import jax
     import jax.numpy as jnp
 
-    from data.loader import batches, fingerprint, has_heldout, heldout_batches
+    from data.loader import batches, fingerprint
     from data.mixture import Deal
     from data.stream import open_streams
-    from evaluation.scoring import score_heldout, spread_byte_lengths
+    from evaluation.inrun import InRun
     from model.attention import select
     from model.export import check_out
     from model.llama import num_params
@@ -62,10 +65,10 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from training.resume import check_unchanged, deal_plan, tokenizer_facts
     from training.schedule import learning_rate
     from training.state import first_state, layout
-    from training.step import jit_step, make_eval_step, make_train_step, model_flops
+    from training.step import jit_step, make_train_step, model_flops
     from training.steps import newest_meta
     from training.tracking import Tracker
-    from training.watch import Watch, check_finite
+    from training.watch import Watch
 
     run, num_steps, num_rows = recipe.train, recipe.train.num_steps, recipe.train.global_batch_rows
     clock = Clock()
@@ -78,8 +81,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     preemption = stack.enter_context(contextlib.closing(Preemption()))
     mesh = make_mesh(recipe.mesh)
     check_rows(num_rows, run.accumulate, mesh, field="train.global_batch_rows")
-    eval_rows = recipe.eval.batch_rows or num_rows // run.accumulate
-    check_rows(eval_rows, 1, mesh, field="eval.batch_rows")
+    check_rows(recipe.eval_rows, 1, mesh, field="eval.batch_rows")
     tokenizer = find_tokenizer(recipe)
     if tokenizer is None and recipe.tokenizer is not None:
         raise ValueError(
@@ -148,10 +150,6 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
         f"{mesh.size} {mesh.devices.flat[0].device_kind} in {jax.process_count()} process(es), "
         f"{describe(mesh)}; attention {kernel}; {num_rows} rows x {run.seq_len} tokens a step"
     )
-    measured = [stream for stream in streams if has_heldout(stream.path)]
-    for stream in streams:
-        if stream not in measured:
-            tracker.say(f"{stream.name} has no held-out text; it is not measured")
     for line in changed:
         tracker.say(f"changed since the checkpoint: {line}")
     if num_steps == 0:
@@ -190,31 +188,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
         if batch is not None:
             options = compiler_options(mesh.devices.flat[0])
             train_step = train_step.lower(state, batch).compile(options or None)
-        eval_step = jax.jit(make_eval_step(config, run, mesh, plan.specs, attend))
-        byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), config, mesh)
-
-    def evaluate(step: int) -> None:
-        """Held-out loss and bits per byte of every stream that has held-out text."""
-        tracker.event("eval", step=step)
-        values: dict[str, float] = {}
-        with clock("eval"):
-            for stream in measured:
-                score = score_heldout(
-                    eval_step,
-                    state.params,
-                    heldout_batches(
-                        f"{stream.path}/heldout",
-                        batch_rows=eval_rows,
-                        max_rows=recipe.eval.max_rows,
-                        mesh=mesh,
-                        spec=BATCH,
-                    ),
-                    byte_lengths,
-                )
-                values[f"eval/{stream.name}/loss"] = score.loss
-                values[f"eval/{stream.name}/bits_per_byte"] = score.bits_per_byte
-        check_finite(step, values)
-        tracker.log(step, values)
+        evaluation = InRun.of(recipe, streams, plan, attend, tokenizer, tracker, clock)
 
     def save(step: int, row: int, *, wait: bool) -> None:
         """Commits state and everything that a restart must know, at once."""
@@ -245,11 +219,12 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
         emit=report,
         spike=run.stop_on_spike,
     )
-    told = False
+    told = stop = False
+    evaluation.check_standing(step)
     if step == 0:
-        evaluate(0)
+        evaluation.measure(0, state.params)
     profile = stack.enter_context(ProfileWindow(recipe.run_dir, recipe.tracking.profile))
-    while batch is not None and not told:
+    while batch is not None and not (told or stop):
         profile.before(step + 1)
         with clock("step"):
             state, metrics = train_step(state, batch)
@@ -266,12 +241,14 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
             with clock("step"):
                 watch.drain()
         if evaluate_now:
-            evaluate(step)
-        if save_now:
-            save(step, row, wait=last)
+            stop = evaluation.measure(step, state.params)
+        if save_now or stop:
+            save(step, row, wait=last or stop)
 
     # ---------------------------------------------------------------- the end
     done = step == num_steps
+    if stop:
+        raise evaluation.stopped(step)
     tracker.event("done" if done else "preempted", step=step)
     if not done:
         tracker.say(f"told to go; step {step} is saved, the same command goes on from there")
@@ -290,11 +267,11 @@ def finish(recipe: TrainRecipe) -> None:
 
         export_run(run_dir, export.out, dtype=export.dtype, max_shard_size=export.max_shard_size)
     if recipe.train.num_steps:
-        from training.report import before_and_after, write_report
+        from training.report import before_and_after
 
         print("\nHeld-out text, before and after:")
         print(*(f"  {line}" for line in before_and_after(run_dir)), sep="\n")
-        print(f"Report:   {write_report(run_dir)}")
+        print(f"Report:   {report_page(recipe)}")
     print(f"Run:      {run_dir} (recipe, tokenizer, checkpoints, metrics)")
     if export is not None:
         print(f"Model:    {export.out} (a Hugging Face folder, checked: parity.json)")
@@ -303,6 +280,14 @@ def finish(recipe: TrainRecipe) -> None:
         print(f"Measure:  python -m evaluation.run {run_dir}")
         print(f"Export:   python -m model.export {run_dir} {run_dir}/hf")
     print("Your own: docs/prepare.md for corpora, docs/recipes.md for what a recipe may say")
+
+
+def report_page(recipe: TrainRecipe) -> str:
+    """The page of the run, written anew by one process."""
+    from tpu.runtime import is_main
+    from training.report import write_report
+
+    return write_report(recipe.run_dir) if is_main() else f"{recipe.run_dir}/report.html"
 
 
 if __name__ == "__main__":

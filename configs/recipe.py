@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.config import MixtureConfig, PrepareConfig, StreamConfig
-from evaluation.config import EvalConfig
+from evaluation.config import KINDS, EvalConfig
 from model.config import ModelConfig
 from model.presets import PRESETS
 from tpu.config import MeshConfig
@@ -84,6 +84,11 @@ class TrainRecipe(BaseModel):
         """Steps that the learning-rate schedule is laid over."""
         return self.optimizer.schedule_steps or self.train.num_steps
 
+    @property
+    def eval_rows(self) -> int:
+        """Rows of an evaluation step."""
+        return self.eval.batch_rows or self.train.global_batch_rows // self.train.accumulate
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainRecipe":
         complaints = [
@@ -91,6 +96,7 @@ class TrainRecipe(BaseModel):
             *_optimizer(self),
             *_rows(self),
             *_mixture(self),
+            *_evaluation(self),
             *_places(self),
         ]
         if complaints:
@@ -200,6 +206,31 @@ def _mixture(r: TrainRecipe) -> Iterator[str]:
         empty = [p for p in sorted(points) if not any(_weight(s, p) for s in r.streams.values())]
         if empty:
             yield f"streams: every weight is 0 at progress {empty[0]:g}"
+
+
+def _evaluation(r: TrainRecipe) -> Iterator[str]:
+    named = {f"eval.streams.{kind}": getattr(r.eval.streams, kind) for kind in KINDS}
+    forgetting = r.eval.forgetting
+    if forgetting is not None:
+        named["eval.forgetting.streams"] = forgetting.streams
+        if not (forgetting.streams or r.eval.streams.general):
+            yield (
+                "eval.forgetting: nothing to watch; name general streams in eval.streams.prose and "
+                "eval.streams.instructions, or in eval.forgetting.streams"
+            )
+    for field, names in named.items():
+        for name in names:
+            if name not in r.streams:
+                near = difflib.get_close_matches(name, r.streams, n=1, cutoff=0.5)
+                hint = (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"there are {', '.join(r.streams) or 'none'}"
+                )
+                yield f"{field}: no stream {name!r} in streams; {hint}"
+    kinds = [name for kind in KINDS for name in getattr(r.eval.streams, kind)]
+    for name in sorted({name for name in kinds if kinds.count(name) > 1}):
+        yield f"eval.streams: {name} stands there twice; a stream is of one kind"
 
 
 def _weight(stream: StreamConfig, progress: float) -> float:

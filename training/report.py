@@ -69,9 +69,32 @@ def heldout_table(numbers: Series) -> list[dict[str, Any]]:
     return rows
 
 
+def task_table(numbers: Series) -> list[dict[str, Any]]:
+    """Scores of tasks that were asked as the run went, first and last."""
+    rows = []
+    for key, curve in numbers.items():
+        name, _, metric = key.removeprefix("eval/").rpartition("/")
+        if key.startswith("eval/") and metric not in ("loss", "bits_per_byte"):
+            steps, scores = (curve[0][0], curve[-1][0]), (curve[0][1], curve[-1][1])
+            rows.append({"task": name, "metric": metric, "scores": scores, "steps": steps})
+    return rows
+
+
+def forgetting_table(numbers: Series) -> list[dict[str, Any]]:
+    """The last change in bits per byte against step 0 of each stream that the alarm watches."""
+    rows = []
+    for stream in _streams(numbers, "forgetting/", "/change"):
+        last = {key: numbers[f"forgetting/{stream}/{key}"][-1] for key in ("change", "low", "high")}
+        row = {key: value for key, (_, value) in last.items()}
+        rows.append({"stream": stream, "step": last["change"][0], **row})
+    return rows
+
+
 def before_and_after(run_dir: str) -> list[str]:
     """The held-out numbers of a run, first and last, a line a stream for the console."""
-    rows = heldout_table(series(read_lines(run_dir)))
+    read = read_lines(run_dir)
+    numbers = series(read)
+    rows = heldout_table(numbers)
     width = max((len(row["stream"]) for row in rows), default=0)
     lines = []
     for row in rows:
@@ -79,6 +102,15 @@ def before_and_after(run_dir: str) -> list[str]:
         lines.append(
             f"{row['stream']:<{width}}  loss {loss:.4f} -> {loss_after:.4f}"
             f"  bits per byte {bits:.4f} -> {bits_after:.4f}"
+        )
+    for row in task_table(numbers):
+        before, after = row["scores"]
+        lines.append(f"{row['task']:<{width}}  {row['metric']} {before:.4f} -> {after:.4f}")
+    alarms = [line for line in read if line.get("event") == "forgetting"]
+    for line in alarms[-1:]:
+        lines.append(
+            f"FORGETTING: {len(alarms)} alarm(s), the last at step {line['step']}: {line['stream']} "
+            f"{100 * line['change']:+.2f} % bits per byte against step 0"
         )
     return lines
 
@@ -228,6 +260,14 @@ def _page(
         parts.append(f"<h2>Held-out text, step {first} and step {last}</h2>")
         head = ["stream", "loss before", "after", "bits per byte before", "after", "change"]
         parts.append(_table(head, [_heldout_row(row) for row in rows]))
+    if tasks := task_table(numbers):
+        parts.append("<h2>Tasks</h2>")
+        parts.append(_table(["task", "metric", "before", "after"], [_task_row(t) for t in tasks]))
+    if forgetting := forgetting_table(numbers):
+        alarms = [line for line in lines if line.get("event") == "forgetting"]
+        parts.append("<h2>Forgetting: change in bits per byte against step 0</h2>")
+        head = ["stream", "at step", "change", "95 % interval", "alarms"]
+        parts.append(_table(head, [_forgetting_row(row, alarms) for row in forgetting]))
     parts += ["<div class=two><div>", "<h2>Run</h2>", _table(None, _facts(numbers, lines, meta))]
     parts += ["</div><div>", "<h2>Wall time</h2>"]
     wall = wall_seconds(lines)
@@ -253,7 +293,10 @@ def _page(
     )
 
 
-_TOLD = ("start", "resume", "bad_checkpoint", "preempted", "done")
+_TOLD = (
+    "start", "resume", "bad_checkpoint", "preempted", "done", "forgetting", "forgetting_unknown",
+    "tasks_left_out",
+)  # fmt: skip
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#22262b;max-width:1080px;margin:2.5em auto;padding:0 1.2em}
@@ -283,6 +326,17 @@ def _heldout_row(row: Mapping[str, Any]) -> list[str]:
     return [*said, f"{100 * (after / before - 1):+.1f} %" if before else "–"]
 
 
+def _task_row(row: Mapping[str, Any]) -> list[str]:
+    return [row["task"], row["metric"], *(f"{score:.4f}" for score in row["scores"])]
+
+
+def _forgetting_row(row: Mapping[str, Any], alarms: Sequence[Mapping[str, Any]]) -> list[str]:
+    steps = [str(line["step"]) for line in alarms if line["stream"] == row["stream"]]
+    ends = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
+    change = f"{100 * row['change']:+.2f} %"
+    return [row["stream"], str(row["step"]), change, ends, ", ".join(steps) or "none"]
+
+
 def _event_row(line: Mapping[str, Any]) -> list[str]:
     when = datetime.datetime.fromtimestamp(line["time"], datetime.UTC)
     rest = ", ".join(
@@ -294,7 +348,8 @@ def _event_row(line: Mapping[str, Any]) -> list[str]:
 
 def _summary(lines: Sequence[Mapping[str, Any]]) -> str:
     steps = max((line["step"] for line in lines if "event" not in line), default=0)
-    last = next((line["event"] for line in reversed(lines) if line.get("event") in _TOLD), None)
+    ends = ("start", "resume", "preempted", "done")
+    last = next((line["event"] for line in reversed(lines) if line.get("event") in ends), None)
     state = {"done": "done", "preempted": "stopped, to be resumed"}.get(last or "", "not finished")
     return f"step {steps}, {state}"
 

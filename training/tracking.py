@@ -2,7 +2,8 @@
 
 Only process 0 writes; on the others every call does nothing, so callers need not ask. Keys are those of a flat
 dictionary: `loss`, `loss/<stream>`, `share/<stream>`, `grad_norm`, `lr`, `tokens_per_second`, `mfu`,
-`eval/<stream>/loss`, `eval/<stream>/bits_per_byte`; `wall/<kind>` is added from the clock.
+`eval/<stream>/loss`, `eval/<stream>/bits_per_byte`, `eval/<task>/<metric>`, `forgetting/<stream>/change` with
+`low` and `high`; `wall/<kind>` is added from the clock.
 """
 
 import os
@@ -146,16 +147,16 @@ def training_line(values: Mapping[str, float]) -> str:
 
 
 def heldout_lines(values: Mapping[str, float]) -> list[str]:
-    """Held-out numbers, one stream a line."""
-    by_stream: dict[str, dict[str, float]] = {}
+    """Held-out numbers, one stream or task a line."""
+    by_name: dict[str, dict[str, float]] = {}
     for key, value in _under(values, "eval/").items():
-        stream, _, metric = key.rpartition("/")
-        by_stream.setdefault(stream, {})[metric] = value
-    width = max((len(stream) for stream in by_stream), default=0)
+        name, _, metric = key.rpartition("/")
+        by_name.setdefault(name, {})[metric] = value
+    width = max((len(name) for name in by_name), default=0)
     return [
-        f"held-out {stream:<{width}}  "
+        f"{'held-out' if 'loss' in metrics else 'task    '} {name:<{width}}  "
         + "  ".join(f"{metric.replace('_', ' ')} {value:.4f}" for metric, value in metrics.items())
-        for stream, metrics in by_stream.items()
+        for name, metrics in by_name.items()
     ]
 
 

@@ -1,0 +1,199 @@
+"""What a run measures of itself as it goes, on the live weights and without leaving the mesh.
+
+At every evaluation: loss and bits per byte of each stream's held-out text; the forgetting alarm; the
+recipe's tasks, as far as their budget goes. Every process calls `measure` at the same steps with its
+part of the same weights, and all get the same answer.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.tokenizer import Tokenizer
+from evaluation.config import EvalConfig
+from evaluation.forgetting import ForgettingAlarm, ForgettingError
+from evaluation.scoring import HeldOut, score_heldout, spread_byte_lengths
+from model.attention import Attend
+from model.llama import Params
+from training.clock import Clock
+from training.config import TrainConfig
+from training.state import Layout
+from training.step import make_eval_step
+from training.tracking import Tracker
+from training.watch import check_finite
+
+
+class InRun:
+    """Measures a run's weights and says whether it may go on.
+
+    Args:
+        config: what to measure.
+        heldout: by stream, what gives its held-out batches anew each time.
+        plan: the network's shape, and how the weights lie on the mesh.
+        train: how a step computes.
+        attend: the run's attention.
+        tokenizer: the run's.
+        alarm: on process 0 of a run that watches for forgetting.
+        tracker: gets the numbers.
+        clock: is charged.
+    """
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        heldout: Mapping[str, Callable[[], Iterable[Any]]],
+        plan: Layout,
+        train: TrainConfig,
+        attend: Attend,
+        tokenizer: Tokenizer,
+        *,
+        alarm: ForgettingAlarm | None,
+        tracker: Tracker,
+        clock: Clock,
+    ) -> None:
+        self._config, self._heldout, self._alarm = config, heldout, alarm
+        self._tracker, self._clock = tracker, clock
+        self._eval_step = jax.jit(make_eval_step(plan.config, train, plan.mesh, plan.specs, attend))
+        self._byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), plan.config, plan.mesh)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Any,
+        streams: Sequence[Any],
+        plan: Layout,
+        attend: Attend,
+        tokenizer: Tokenizer,
+        tracker: Tracker,
+        clock: Clock,
+    ) -> "InRun":
+        """What a training recipe (`configs.recipe.TrainRecipe`) asks for on its opened streams."""
+        from data.loader import has_heldout, heldout_batches
+        from tpu.mesh import BATCH
+
+        heldout = {}
+        for stream in streams:
+            if not has_heldout(stream.path):
+                tracker.say(f"{stream.name} has no held-out text; it is not measured")
+                continue
+            heldout[stream.name] = functools.partial(
+                heldout_batches,
+                f"{stream.path}/heldout",
+                batch_rows=recipe.eval_rows,
+                max_rows=recipe.eval.max_rows,
+                mesh=plan.mesh,
+                spec=BATCH,
+            )
+        alarm, forgetting = None, recipe.eval.forgetting
+        if forgetting is not None and jax.process_index() == 0:
+            after = forgetting.after_steps
+            alarm = ForgettingAlarm(
+                recipe.run_dir,
+                forgetting,
+                after_steps=2 * recipe.optimizer.warmup_steps if after is None else after,
+                before=recipe.resume.from_run,
+            )
+        return cls(
+            recipe.eval,
+            heldout,
+            plan,
+            recipe.train,
+            attend,
+            tokenizer,
+            alarm=alarm,
+            tracker=tracker,
+            clock=clock,
+        )
+
+    def measure(self, step: int, params: Params) -> bool:
+        """Measures the weights of a step and logs what was found.
+
+        Returns:
+            Whether the forgetting alarm wants the run to stop, the same on every process.
+
+        Raises:
+            DivergedError: a held-out number is not finite.
+        """
+        self._tracker.event("eval", step=step)
+        with self._clock("eval"):
+            scores = {
+                name: score_heldout(self._eval_step, params, batches(), self._byte_lengths)
+                for name, batches in self._heldout.items()
+            }
+        values: dict[str, float] = {}
+        for name, score in scores.items():
+            values[f"eval/{name}/loss"] = score.loss
+            values[f"eval/{name}/bits_per_byte"] = score.bits_per_byte
+        check_finite(step, values)
+        self._tracker.log(step, values)
+        return self._forgets(step, scores)
+
+    def check_standing(self, step: int) -> None:
+        """Refuses to go on from a step at which the alarm stopped this run.
+
+        Raises:
+            ForgettingError: it did, and the recipe still says so.
+        """
+        if self._agreed(bool(self._stops() and self._alarm and self._alarm.standing(step))):
+            raise ForgettingError(self._advice(step))
+
+    def stopped(self, step: int) -> ForgettingError:
+        """What to raise once the state of a run that forgets is saved."""
+        return ForgettingError(self._advice(step))
+
+    def _forgets(self, step: int, scores: Mapping[str, HeldOut]) -> bool:
+        stop = False
+        if self._alarm is not None and self._config.forgetting is not None:
+            names = self._config.forgetting.streams or self._config.streams.general
+            watched = {name: scores[name] for name in names if name in scores}
+            findings, silent = self._alarm.look(step, watched)
+            for name, reason in silent.items():
+                self._tracker.say(f"forgetting of {name} cannot be told: {reason}")
+                self._tracker.event("forgetting_unknown", step=step, stream=name, reason=reason)
+            numbers = {
+                f"forgetting/{f.stream}/{key}": getattr(f, key)
+                for f in findings
+                for key in ("change", "low", "high")
+            }
+            if numbers:
+                self._tracker.log(step, numbers)
+            alarms = self._alarm.alarms(findings)
+            for alarm in alarms:
+                self._tracker.event(
+                    "forgetting",
+                    step=step,
+                    stream=alarm.stream,
+                    change=round(alarm.change, 5),
+                    interval=[round(alarm.low, 5), round(alarm.high, 5)],
+                    limit=self._config.forgetting.limit,
+                    action=self._config.forgetting.action,
+                )
+            if alarms:
+                self._tracker.say(f"WARNING {self._alarm.message(alarms)}")
+            stop = bool(alarms) and self._stops()
+        return self._agreed(stop)
+
+    def _stops(self) -> bool:
+        forgetting = self._config.forgetting
+        return forgetting is not None and forgetting.action == "stop"
+
+    def _agreed(self, decision: bool) -> bool:
+        """Process 0's decision on every process; only where there is something to decide."""
+        if not self._stops() or jax.process_count() == 1:
+            return decision
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
+
+    def _advice(self, step: int) -> str:
+        found = self._alarm.standing(step) if self._alarm is not None else []
+        told = (
+            self._alarm.message(found) if self._alarm and found else f"step {step}: the run forgets"
+        )
+        return (
+            f"{told}. The state is saved. Give general streams more weight, lower optimizer.peak_lr, or "
+            "go on all the same with eval.forgetting.action=warn or a higher eval.forgetting.limit."
+        )
