@@ -294,7 +294,7 @@ class HarnessModel:
             self.model.config,
             self._mesh,
             self.model.plan.specs,
-            max_len=self.max_length + 1,  # the last token is only scored
+            max_len=self.max_length,
             compute_dtype=self.dtype,
         )
 
