@@ -474,7 +474,10 @@ def test_the_layer_reader_finds_damage_and_tells_everybody(run: Path) -> None:
         LayerReader(str(run), 30)
     with reopen(run) as checkpointer:
         assert checkpointer.restore_newest(PARAMS, None).step == 20
-    data_file(run, 20).unlink()
+    # The writer spreads arrays over one file or several, as its flushes fall; which holds what is its affair.
+    for file in step_files(run, 20):
+        if file.parent.name == "d":
+            file.unlink()
     with pytest.raises(CorruptCheckpoint, match=r"step 20 .* array params/"):
         LayerReader(str(run), 20).read("embed/table")
     assert good_steps(str(run)) == [10]
