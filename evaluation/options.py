@@ -1,17 +1,38 @@
 """Log-likelihoods of options and of whole texts, many at once.
 
-Seam only for the moment: the types and signatures that others may lean on.
+- the options of an item share its context: it is read once, and so is whatever the options share
+  (`evaluation.branches`: one tree per item, its tokens see their ancestors)
+- what all contexts begin with, the examples of a few-shot prompt, is read once for all of them and
+  kept as keys and values
+- a token from which nothing is predicted is not read, and logits are formed only where an option is
+  scored: a one-token option costs one row of the output matrix, however many options there are
+- rows have few lengths, hold several small trees, and lie over the mesh as a training batch does;
+  weights are gathered layer by layer, so a training run's live state is scored where it lies
 """
 
-from collections.abc import Sequence
+import functools
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from evaluation.branches import PackedRow, Path, families, grow, pack, rung, shared
+from evaluation.tree import Prefix, tree_pass
 from model.config import LlamaConfig
-from model.llama import Params
+from model.llama import Params, head_matrix
+from tpu.mesh import ROWS, manual_part
+from training.step import make_gather
+
+_CHUNK = 128  # scored positions whose logits are held at once, per device
+_WORTH_SHARING = 16  # tokens from which a prefix gets a pass of its own
+_UNDER_WAY = 2  # calls sent off before the first one's numbers are waited for
 
 
 @dataclass(frozen=True)
@@ -50,14 +71,9 @@ class Rolled:
 class Scorer:
     """Scores with whatever weights it is given; compiled once per shape.
 
-    Args of the constructor:
-        config: the network's shape.
-        mesh: where the weights lie.
-        specs: how (`Model.plan.specs`, or a training run's own).
-        max_len: tokens of context and continuation together; default: the model's window.
-        compute_dtype: auto is float32 on a CPU, bfloat16 elsewhere.
-        bos_id: stays in front when a context is cut.
-        batch_tokens: tokens of one call of the program, per device that holds rows.
+    Attributes:
+        counts: what the last `score` took: rows, tokens (those of the trees), slots (tokens of the rows,
+            filling included), prefix (tokens read once for all), positions (with logits), calls.
     """
 
     def __init__(
@@ -70,11 +86,97 @@ class Scorer:
         compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         bos_id: int | None = None,
         batch_tokens: int | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            config: the network's shape.
+            mesh: where the weights lie.
+            specs: how (`Model.plan.specs`, or a training run's own).
+            max_len: tokens that the network reads at most; default: the model's window. A
+                continuation's last token is not read, so it does not count.
+            compute_dtype: auto is float32 on a CPU, bfloat16 elsewhere.
+            bos_id: stays in front when a context is cut.
+            batch_tokens: tokens of one call, per device that holds rows.
+
+        Raises:
+            ValueError: `max_len` is longer than the model's window.
+        """
+        platform = mesh.devices.flat[0].platform
+        if max_len is not None and max_len > config.max_seq_len:
+            raise ValueError(
+                f"max_len: {max_len} is more than the model's {config.max_seq_len} positions"
+            )
+        if compute_dtype == "auto":
+            compute_dtype = "float32" if platform == "cpu" else "bfloat16"
+        self.config, self.mesh, self.compute_dtype = config, mesh, compute_dtype
+        self.max_len = max_len or config.max_seq_len
+        self.counts: dict[str, int] = {}
+        self._bos_id = bos_id
+        self._ways = math.prod(mesh.shape[axis] for axis in ROWS)
+        self._batch_tokens = batch_tokens or (2048 if platform == "cpu" else 8192)
+        self._smallest = 128 if platform == "cpu" else 512
+        manual = jax.tree.map(manual_part, specs, is_leaf=lambda x: isinstance(x, P))
+        gather = make_gather(manual, mesh, compute_dtype, "float32")
+        over = functools.partial(
+            jax.shard_map, mesh=mesh, axis_names=set(ROWS), out_specs=P(), check_vma=False
+        )
+
+        def prefix(params: Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+            T = tokens.shape[1]
+            exits = jnp.full_like(tokens, T)
+            positions = jnp.arange(T)[None]
+            _, keys, values = tree_pass(params, config, tokens, exits, positions, gather)
+            return keys[:, 0], values[:, 0]
+
+        def rows(params: Params, batch: dict[str, jax.Array], before: Prefix | None) -> Any:
+            hidden, _, _ = tree_pass(
+                params,
+                config,
+                batch["tokens"],
+                batch["exits"],
+                batch["positions"],
+                gather,
+                before,
+            )
+            head = head_matrix(params, config, gather)
+            found = _read_out(hidden.reshape(-1, config.embed_dim), head, config.vocab_size, batch)
+            return jax.lax.all_gather(found, ROWS, tiled=True)
+
+        batch_specs = {name: P(ROWS) for name in _BATCH}
+        self._prefix = jax.jit(over(prefix, in_specs=(manual, P())))
+        self._plain = jax.jit(
+            over(lambda params, batch: rows(params, batch, None), in_specs=(manual, batch_specs))
+        )
+        self._after_prefix = jax.jit(over(rows, in_specs=(manual, batch_specs, P())))
 
     def score(self, params: Params, asked: Sequence[Asked]) -> list[Scored]:
-        """One result for each, in order."""
-        raise NotImplementedError
+        """What the weights make of every continuation, in the order asked.
+
+        Neighbours whose contexts begin alike are read together, so candidates that change the prompt
+        itself should be asked one after the other. Every process of a run calls it with the same.
+
+        Raises:
+            ValueError: a context or a continuation is empty, or a continuation longer than the window.
+        """
+        self.counts = dict.fromkeys(("rows", "tokens", "slots", "prefix", "positions", "calls"), 0)
+        fitted = [self._fit(number, one) for number, one in enumerate(asked)]
+        logprobs = [[0.0] * len(one.continuations) for one in asked]
+        greedy = [[True] * len(one.continuations) for one in asked]
+        for group, skip in _by_beginning([paths for paths, _ in fitted]):
+            before = self._read_prefix(params, group[0][0].tokens[:skip]) if skip else None
+            most = 2 * self.max_len
+            trees = [grow(family, skip) for family in families(group, most)]
+            self._score_rows(params, pack(trees, self._smallest), before, logprobs, greedy)
+        return [
+            Scored(
+                tuple(logprobs[i]),
+                tuple(len(c) for c in one.continuations),
+                tuple(greedy[i]),
+                fitted[i][1],
+            )
+            for i, one in enumerate(asked)
+        ]
 
     def rolling(
         self,
@@ -84,5 +186,258 @@ class Scorer:
         prefix: int | None,
         context: int = 1,
     ) -> list[Rolled]:
-        """Whole texts, in windows; `prefix` (BOS or EOS) is what the first token is predicted from."""
-        raise NotImplementedError
+        """The log-likelihood of whole texts, every token predicted once.
+
+        A text longer than the window is read in windows. The first predicts a full window; each
+        further one sees at least `context` tokens before the first that it predicts, the last as many
+        as fit.
+
+        Args:
+            params: the weights.
+            texts: token ids.
+            prefix: what the first token is predicted from (BOS or EOS); None leaves the first token
+                unpredicted.
+            context: tokens, at least 1.
+        """
+        asked: list[Asked] = []
+        owners: list[int] = []
+        for number, text in enumerate(texts):
+            whole = (*(() if prefix is None else (prefix,)), *(int(t) for t in text))
+            for known, predicted in _windows(len(whole), self.max_len, context):
+                asked.append(Asked(whole[known[0] : known[1]], (whole[slice(*predicted)],)))
+                owners.append(number)
+        totals = [Rolled(0.0, 0) for _ in texts]
+        for number, one in zip(owners, self.score(params, asked), strict=True):
+            so_far = totals[number]
+            totals[number] = Rolled(so_far.logprob + one.logprobs[0], so_far.tokens + one.tokens[0])
+        return totals
+
+    # --- host side --------------------------------------------------------------------------------
+
+    def _fit(self, number: int, asked: Asked) -> tuple[list[Path], int]:
+        """The paths of a context, cut on its left until the longest continuation fits."""
+        if not asked.context or not asked.continuations or not all(asked.continuations):
+            raise ValueError(
+                f"item {number}: a context and its continuations must have tokens; put BOS before an "
+                "empty context"
+            )
+        longest = max(map(len, asked.continuations))
+        room = self.max_len - longest + 1
+        if room < 1:
+            raise ValueError(
+                f"item {number}: a continuation of {longest} tokens does not fit the window of "
+                f"{self.max_len}"
+            )
+        context = np.asarray(asked.context, np.int32)
+        cut = max(0, len(context) - room)
+        if cut:
+            keep = context[:1] if room > 1 and context[0] == self._bos_id else context[:0]
+            context = np.concatenate([keep, context[cut + len(keep) :]])
+        paths = [
+            Path(
+                (number, option),
+                np.concatenate([context, np.asarray(continuation, np.int32)]),
+                len(context),
+            )
+            for option, continuation in enumerate(asked.continuations)
+        ]
+        return paths, cut
+
+    def _read_prefix(self, params: Params, tokens: np.ndarray) -> Prefix:
+        length = rung(len(tokens), 32)
+        filled = np.zeros((1, length), np.int32)
+        filled[0, : len(tokens)] = tokens
+        keys, values = self._prefix(params, self._spread(filled))
+        self.counts["prefix"] += len(tokens)
+        return Prefix(keys, values, self._spread(np.int32(len(tokens))))
+
+    def _score_rows(
+        self,
+        params: Params,
+        rows: Sequence[PackedRow],
+        before: Prefix | None,
+        logprobs: list[list[float]],
+        greedy: list[list[bool]],
+    ) -> None:
+        under_way: deque[tuple[list[list[PackedRow]], Any]] = deque()
+
+        def look() -> None:
+            shares, found = under_way.popleft()
+            nats, likeliest = (np.asarray(x) for x in jax.device_get(found))
+            for share, share_nats, share_likeliest in zip(
+                shares, np.split(nats, self._ways), np.split(likeliest, self._ways), strict=True
+            ):
+                at = 0
+                for tree in (tree for row in share for tree in row.trees):
+                    sums = np.add.reduceat(
+                        share_nats[at : at + len(tree.targets)].astype(np.float64), tree.bounds[:-1]
+                    )
+                    alls = np.logical_and.reduceat(
+                        share_likeliest[at : at + len(tree.targets)], tree.bounds[:-1]
+                    )
+                    for (i, j), nat, all_ in zip(tree.owners, sums, alls, strict=True):
+                        logprobs[i][j], greedy[i][j] = float(nat), bool(all_)
+                    at += len(tree.targets)
+
+        for part in _batches(rows, self._batch_tokens, self._ways):
+            shares = [part[n :: self._ways] for n in range(self._ways)]
+            batch = self._batch(shares, rows_each=_power(len(shares[0])))
+            placed = {name: self._place(array) for name, array in batch.items()}
+            if before is None:
+                found = self._plain(params, placed)
+            else:
+                found = self._after_prefix(params, placed, before)
+            under_way.append((shares, found))
+            if len(under_way) > _UNDER_WAY:
+                look()
+        while under_way:
+            look()
+
+    def _batch(self, shares: list[list[PackedRow]], rows_each: int) -> dict[str, np.ndarray]:
+        """Rows of every device as arrays; what is read out of them, numbered device by device."""
+        T = max(row.capacity for share in shares for row in share)
+        rows_all = self._ways * rows_each
+        tokens = np.zeros((rows_all, T), np.int32)
+        exits = np.broadcast_to(np.arange(1, T + 1, dtype=np.int32), (rows_all, T)).copy()
+        positions = np.zeros((rows_all, T), np.int32)
+        read = np.zeros((self._ways, rows_each * T), np.int32)
+        num_read = np.zeros(self._ways, np.int32)
+        slots: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
+        for way, share in enumerate(shares):
+            nodes: list[np.ndarray] = []
+            for number, row in enumerate(share):
+                start, at = 0, (way * rows_each + number)
+                for tree in row.trees:
+                    end = start + len(tree)
+                    tokens[at, start:end] = tree.tokens
+                    exits[at, start:end] = tree.exits + start
+                    positions[at, start:end] = tree.depths
+                    nodes.append(tree.sources + start + number * T)
+                    start = end
+                self.counts["tokens"] += start
+            flat = np.concatenate(nodes) if nodes else np.zeros(0, np.int32)
+            distinct, slot = np.unique(flat, return_inverse=True)
+            read[way, : len(distinct)] = distinct
+            num_read[way] = len(distinct)
+            slots.append(slot)
+            targets.append(
+                np.concatenate([tree.targets for row in share for tree in row.trees])
+                if nodes
+                else np.zeros(0, np.int32)
+            )
+        width = _power(max(64, *(len(t) for t in targets)))
+        self.counts["rows"] += sum(map(len, shares))
+        self.counts["slots"] += rows_all * T
+        self.counts["positions"] += int(num_read.sum())
+        self.counts["calls"] += 1
+        return {
+            "tokens": tokens,
+            "exits": exits,
+            "positions": positions,
+            "read": read.reshape(-1),
+            "num_read": num_read,
+            "slots": np.concatenate([_padded(s, width) for s in slots]),
+            "targets": np.concatenate([_padded(t, width) for t in targets]),
+        }
+
+    def _place(self, array: np.ndarray) -> jax.Array:
+        sharding = NamedSharding(self.mesh, P(ROWS))
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    def _spread(self, array: Any) -> jax.Array:
+        array = np.asarray(array)
+        sharding = NamedSharding(self.mesh, P())
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+_BATCH = ("tokens", "exits", "positions", "read", "num_read", "slots", "targets")
+
+
+def _read_out(
+    hidden: jax.Array, head: jax.Array, vocab_size: int, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities float32[Q] of the targets, and whether each was the likeliest token.
+
+    `read` lists the positions with logits, `num_read` of them count, and `slots` says which of them a
+    target is predicted from. The loop ends with the last chunk that counts.
+    """
+    read, slots, targets = batch["read"], batch["slots"], batch["targets"]
+    real = jnp.arange(head.shape[1]) < vocab_size
+    padded = jnp.pad(read, (0, -len(read) % _CHUNK))
+
+    def chunk(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        norms, likeliest = found
+        at = jax.lax.dynamic_slice(padded, (i * _CHUNK,), (_CHUNK,))
+        logits = jnp.einsum("SD,DV->SV", hidden[at], head, preferred_element_type=jnp.float32)
+        logits = jnp.where(real, logits, -jnp.inf)
+        norm = jax.nn.logsumexp(logits, axis=-1)
+        return (
+            jax.lax.dynamic_update_slice(norms, norm, (i * _CHUNK,)),
+            jax.lax.dynamic_update_slice(
+                likeliest, jnp.argmax(logits, axis=-1).astype(jnp.int32), (i * _CHUNK,)
+            ),
+        )
+
+    start = jnp.zeros(len(padded), jnp.float32), jnp.zeros(len(padded), jnp.int32)
+    chunks = (batch["num_read"][0] + _CHUNK - 1) // _CHUNK
+    norms, likeliest = jax.lax.fori_loop(0, chunks, chunk, start)
+    logit = jnp.einsum(
+        "QD,DQ->Q", hidden[read[slots]], head[:, targets], preferred_element_type=jnp.float32
+    )
+    return logit - norms[slots], likeliest[slots] == targets
+
+
+def _by_beginning(groups: Sequence[list[Path]]) -> Iterator[tuple[list[list[Path]], int]]:
+    """Contexts that begin alike, and how many tokens are worth reading once for all of them.
+
+    At least one token of every context is left, as its continuations are predicted from it.
+    """
+    alike: dict[bytes, list[list[Path]]] = defaultdict(list)
+    for paths in groups:
+        head = paths[0].tokens[: paths[0].start]
+        known = len(head) > _WORTH_SHARING
+        alike[head[:_WORTH_SHARING].tobytes() if known else b""].append(paths)
+    alone = alike.pop(b"", [])
+    for members in alike.values():
+        first = members[0][0].tokens
+        skip = min(
+            min(shared(first, paths[0].tokens[: paths[0].start]), paths[0].start - 1)
+            for paths in members
+        )
+        if len(members) > 1 and skip >= _WORTH_SHARING:
+            yield members, skip
+        else:
+            alone += members
+    if alone:
+        yield sorted(alone, key=lambda paths: paths[0].owner), 0
+
+
+def _batches(rows: Sequence[PackedRow], tokens: int, ways: int) -> Iterator[list[PackedRow]]:
+    """Rows in calls of about `tokens` per device; they come longest first, so lengths are near."""
+    start = 0
+    while start < len(rows):
+        each = 1 << max(0, (tokens // rows[start].capacity).bit_length() - 1)
+        yield list(rows[start : start + each * ways])
+        start += each * ways
+
+
+def _windows(
+    length: int, most: int, context: int
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """(known, predicted) spans of a text whose first token is given."""
+    done = 1
+    while done < length:
+        fresh = min(length - done, most if done == 1 else most - context + 1)
+        end = done + fresh
+        yield (max(0, end - 1 - most), done), (done, end)
+        done = end
+
+
+def _padded(array: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(array.astype(np.int32), (0, length - len(array)))
+
+
+def _power(count: int) -> int:
+    """The next power of two, so that few shapes are compiled."""
+    return 1 << max(0, count - 1).bit_length()
