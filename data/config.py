@@ -125,6 +125,9 @@ class SentencePieceConfig(Config):
     sample_mb: float = Field(
         default=200.0, gt=0, description="text to train on, at most; drawn by document id"
     )
+    symbols: tuple[str, ...] = Field(
+        default=(), description="strings that are always one token: the marks of a format"
+    )
 
 
 class HeldOutConfig(Config):

@@ -256,6 +256,7 @@ def train_sentencepiece(
             bos_id=1,
             eos_id=2,
             pad_id=-1,
+            user_defined_symbols=list(config.symbols),
             num_threads=4,  # fixed: the sums of unigram training depend on their number
             minloglevel=1,
         )

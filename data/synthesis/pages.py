@@ -8,8 +8,8 @@
   small model can learn to find it.
 * **Abstracts** with a question, a conclusion and a decision: the question is answered freely, by
   one of its options, and by a conclusion that leads to one of them.
-* **Quotations** of the pages' texts and **lists** of their words: exercises for a model that begins
-  with random weights (`exercises.py`).
+* **Recombined** pages (`recombined.py`), **quotations** of the pages' texts and **lists** of their
+  words (`exercises.py`): exercises for a model that begins with random weights.
 
 One file each in `out_dir`, in the field names of the published tuning collection: `context`,
 `QA_list`, `QA_type`, `rc_name`, and `group`, by which a page is held out whole; lists have `prompt`
@@ -32,10 +32,14 @@ from data.strict import Config
 from data.synthesis.exercises import ListsConfig, QuotationsConfig, quotations, word_lists
 from data.synthesis.format import Pair, Task, write_task
 from data.synthesis.mined import mined_pairs, windows
+from data.synthesis.passage import Passage
+from data.synthesis.recombined import RecombinedConfig, recombined
 
 _BROKEN_LINE = re.compile(r"[ \t\xa0]*\n\s*")
 # Pages that lost their line breaks keep two spaces where a paragraph ended.
 _LOST_BREAK = re.compile(r"(?<=[.!?:]) {2,}(?=[A-Z])")
+# Paragraphs that end otherwise lead to a list ("may include:") that is not shown with them.
+_WHOLE = (".", "!", ".)", ".\"")
 _LEAD_CHARS = 60
 
 
@@ -50,6 +54,7 @@ class PassagesConfig(Config):
     answer_words: int = Field(default=28, ge=5, description="of an answer at most")
     answer_sentences: int = Field(default=3, ge=1)
     min_pairs: int = Field(default=2, ge=1, description="a text with fewer is left out")
+    min_mined_pairs: int = Field(default=2, ge=1, description="the same of a text that is mined")
     max_pairs: int = Field(default=3, ge=1)
     shared_by: int = Field(
         default=5,
@@ -80,29 +85,9 @@ class PagesConfig(Config):
     mined: str | None = Field(
         default=None, description="language of the pages, to mine them too (en); null: no mining"
     )
+    recombined: RecombinedConfig | None = Field(default=None, description="null: none")
     quotations: QuotationsConfig | None = Field(default=None, description="null: none")
     lists: ListsConfig | None = Field(default=None, description="null: none")
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A text with its pairs. `kind` is the published `QA_type`; `dataset` its `rc_name`."""
-
-    text: str
-    pairs: tuple[Pair, ...]
-    kind: str
-    dataset: str
-    group: str
-
-    def to_row(self) -> dict[str, Any]:
-        """A row of the tuning collection."""
-        return {
-            "context": self.text,
-            "QA_list": [{"Q": pair.question, "A": pair.answer} for pair in self.pairs],
-            "QA_type": self.kind,
-            "rc_name": self.dataset,
-            "group": self.group,
-        }
 
 
 @dataclass(frozen=True)
@@ -160,7 +145,7 @@ def mined_passages(
     groups = texts_of(documents, limits)
     named = ((text, text) for text in groups)
     for text, pairs in mined_pairs(named, language=language, answer_words=limits.answer_words):
-        if len(pairs) >= limits.min_pairs:
+        if len(pairs) >= limits.min_mined_pairs:
             kept = pairs[: limits.max_pairs]
             yield Passage(text, kept, "free-form", dataset, groups[text])
 
@@ -231,7 +216,7 @@ def _answers(page: Sequence[Document], limits: PassagesConfig) -> Iterator[_Answ
             for part in paragraphs(document.turns[-1].text)
             if len(part.split()) >= limits.min_paragraph_words
             and not part.startswith("-")
-            and not part.endswith("?")
+            and part.endswith(_WHOLE)
         ]
         if question in asked or not body:
             continue
@@ -325,6 +310,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         if config.mined is not None:
             made["mined"] = mined_passages(rows, config.passages, config.mined, "mined")
+        if config.recombined is not None:
+            made["recombined"] = recombined(pages, config.recombined, "recombined")
         if config.quotations is not None:
             groups = texts_of(rows, config.passages)
             made["quotations"] = (

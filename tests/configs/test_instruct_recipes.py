@@ -171,3 +171,5 @@ def test_the_proof_runs_recipes_that_load_with_their_overrides(name):
     assert proof.texts.startswith(f"{tuning.out_dir}/pages/heldout/")
     assert texts.tokenizer == f"{tuning.out_dir}/tokenizer" == made[proof.synthesizer].tokenizer
     assert texts.heldout.fraction < tuning.heldout.fraction
+    pages = made["runs/instruct/proof/texts"]
+    assert pages.recombined.heldout == tuning.heldout.fraction

@@ -333,6 +333,16 @@ def test_training_is_deterministic_and_llama_like(tmp_path):
     assert digits[-4:] == [[1, 2], [2, 3], [3, 4], [4, 5]]
 
 
+def test_symbols_are_one_token_wherever_they_stand(tmp_path):
+    config = SentencePieceConfig(vocab_size=400, symbols=("<CON>", "</END>"))
+    tokenizer = train_sentencepiece(made.TEXTS, str(tmp_path), config)
+    ids = [tokenizer.encode(f"a{mark}b").tolist() for mark in config.symbols]
+    for mark, encoded in zip(config.symbols, ids, strict=True):
+        assert len([i for i in encoded if tokenizer.decode([i]) == mark]) == 1
+        assert tokenizer.decode(encoded) == f"a{mark}b"
+    assert len(tokenizer.encode("<CON")) > 2  # a part of one is not it
+
+
 def test_training_takes_long_lines_and_stops_at_its_sample(tmp_path):
     word = "pneumonoultramicroscopic"
     long_line = [f"{word} " * 4000]

@@ -29,8 +29,8 @@ def exchange(question: str, answer: str, page: str = "p", title: str = "Asthma")
 ASTHMA = [
     exchange(
         "What is (are) Asthma ?",
-        "Asthma is a disease of the airways. They swell and narrow. It often begins in childhood.\n"
-        "                \nA second paragraph that is not shown.",
+        "The signs of asthma may include these:\nAsthma is a disease of the airways. They swell and "
+        "narrow. It often begins in childhood.\n                \nA second paragraph that is not shown.",
     ),
     exchange(
         "What are the symptoms of Asthma? ?",
@@ -146,7 +146,7 @@ def test_mined_passages_are_whole_paragraphs_with_pairs_found_in_them():
         + "A paragraph that is far too long for a passage is left out of it. "
         * 5
     )
-    limits = LIMITS.model_copy(update={"min_pairs": 1, "answer_words": 20})
+    limits = LIMITS.model_copy(update={"min_mined_pairs": 1, "answer_words": 20})
     (passage,) = mined_passages([exchange("What ?", text, "page 7")], limits, "en", "mined")
     assert passage.text == "\n".join(text.split("\n")[:2])
     assert passage.group == "page 7"
@@ -170,15 +170,15 @@ def test_of_the_real_pages_every_answer_is_in_its_text_and_no_test_row_of_the_be
     monkeypatch.chdir(root)
     main(["configs/instruct/proof_pages.yaml", f"out_dir={tmp_path}"])
     rows = [json.loads(line) for line in (tmp_path / "pages.jsonl").open()]
-    assert len(rows) > 2000
+    assert len(rows) > 1400
     for row in rows:
         assert all(pair["A"] in row["context"] for pair in row["QA_list"])
-        assert len({pair["Q"] for pair in row["QA_list"]}) == len(row["QA_list"]) >= 2
+        assert len({pair["Q"] for pair in row["QA_list"]}) == len(row["QA_list"]) >= 3
     with gzip.open(Path(REALDATA or "") / "pubmedqa_labeled.jsonl.gz", "rt") as file:
         split = {row["pmid"]: row["split"] for row in map(json.loads, file)}
-    for name, least in (("quotations", 5000), ("lists", 50_000)):
+    for name, least in (("recombined", 15_999), ("quotations", 5000), ("lists", 15_000)):
         assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) > least
     assert len((tmp_path / "mined.jsonl").read_text().splitlines()) > 500
     rows = [json.loads(line) for line in (tmp_path / "abstracts.jsonl").open()]
-    assert len(rows) > 300
+    assert len(rows) > 250
     assert {split[row["group"]] for row in rows} == {"train"}
