@@ -157,7 +157,10 @@ class LayerReader:
         if layer is not None and not (shape and 0 <= layer < shape[0]):
             raise ValueError(f"{key}: layer {layer} of an array of shape {shape}")
         if key not in self._open:
-            self._open[key] = self._stored.open(key)
+            try:
+                self._open[key] = self._stored.open(key)
+            except CorruptCheckpoint as error:
+                raise self._condemn(error) from error
         stored = self._open[key]
         try:
             value = _Reading(stored if layer is None else stored[layer]).result()
