@@ -41,8 +41,11 @@ help:
 train: $(TRAIN_STAMP)
 	@$(RUN) train.py $(RECIPE) $(ARGS)
 
+# A file's tests stay with one process, so that what they share is made once.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
+
 test: $(TEST_STAMP)
-	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+	@$(RUN) -m pytest -q $(PARALLEL) -m "not slow" $(ARGS)
 
 test-slow: $(TEST_STAMP)
 	@$(RUN) -m pytest -q -m slow $(ARGS)
