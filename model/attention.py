@@ -30,9 +30,16 @@ _LANES = 128  # a TPU kernel's rows are multiples of this
 
 
 def select(
-    kind: Kind, platform: str, compute_dtype: jnp.dtype, mesh: Mesh | None = None
+    kind: Kind,
+    platform: str,
+    compute_dtype: jnp.dtype,
+    mesh: Mesh | None = None,
+    blocks: tuple[int, int] | None = None,
 ) -> tuple[str, Attend]:
-    """The implementation for a platform ("cpu", "gpu", "tpu"); `auto` takes the best that works there."""
+    """The implementation for a platform ("cpu", "gpu", "tpu"); `auto` takes the best that works there.
+
+    `blocks` are splash's.
+    """
     if kind == "auto":
         kind = "splash" if platform == "tpu" else "cudnn" if platform == "gpu" else "xla"
         if kind == "cudnn" and (reason := _why_not_cudnn(compute_dtype)):
@@ -49,7 +56,8 @@ def select(
             raise ValueError(
                 "train.attention: splash needs mesh.sequence=1; set train.attention=xla"
             )
-        return kind, functools.partial(splash, mesh=mesh, interpret=platform != "tpu")
+        kernel = functools.partial(splash, mesh=mesh, interpret=platform != "tpu")
+        return kind, functools.partial(kernel, blocks=blocks) if blocks else kernel
     return kind, {"xla": xla, "cudnn": cudnn}[kind]
 
 
@@ -87,14 +95,15 @@ def splash(
     *,
     mesh: Mesh | None = None,
     block: int | None = None,
+    blocks: tuple[int, int] = (1024, 2048),
     interpret: bool = False,
 ) -> jax.Array:
     """Pallas splash attention, heads split over the mesh's `tensor` axis.
 
     Rows are padded to whole blocks (128 to 512 tokens, by their length); the padding is a segment
     of its own, so no token sees it. `block` sets the queries and keys of a block for tests; by
-    default the kernel works on up to 1,024 queries and 2,048 keys at a time, whatever divides the
-    row. The fused backward kernel writes a partial gradient of the queries for every block of
+    default the kernel works on as many queries and keys at a time as `blocks` allows, whatever
+    divides the row. The fused backward kernel writes a partial gradient of the queries for every block of
     keys, and those are added up outside: the fewer blocks of keys, the better.
     """
     length = q.shape[1]
@@ -104,8 +113,8 @@ def splash(
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, pad)), constant_values=-1)
     block_q, block_kv = (
-        next(size for size in (most, 1024, 512, unit) if not (length + pad) % size)
-        for most in ((block, block) if block else (1024, 2048))
+        next(s for s in (most, 1024, 512, 256, unit) if s <= most and not (length + pad) % s)
+        for most in ((block, block) if block else (max(size, unit) for size in blocks))
     )
     kernel = functools.partial(_splash, block_q=block_q, block_kv=block_kv, interpret=interpret)
     if mesh is not None:

@@ -43,7 +43,7 @@ def _add(asked: Asked, jaxpr: Any, times: float) -> None:
         if name == "dot_general":
             asked.dots += times * _dot(equation)
         elif name == "pallas_call":
-            kernel = equation.params["name_and_src_info"].name
+            kernel = str(equation.params["name"])
             grid = math.prod(n for n in equation.params["grid_mapping"].grid if isinstance(n, int))
             body = Asked()
             for sub in _within(equation.params):
@@ -56,7 +56,8 @@ def _add(asked: Asked, jaxpr: Any, times: float) -> None:
         elif name == "shard_map":
             # Its body is what one device does along the axes that it is manual over.
             sizes = equation.params["mesh"].shape
-            inner = times * math.prod(sizes[a] for a in equation.params["manual_axes"])
+            axes = equation.params["newly_manual_axes"]
+            inner = times * math.prod(sizes[a] for a in axes)
         for sub in _within(equation.params):
             _add(asked, sub, inner)
 

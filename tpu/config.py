@@ -15,3 +15,9 @@ class MeshConfig(BaseModel):
     )
     tensor: int = Field(default=1, ge=1, description="ways heads, mlp and vocabulary are split")
     sequence: int = Field(default=1, ge=1, description="ways a row's tokens are split")
+    fsdp_axes: tuple[int, int] | None = Field(
+        default=None, description="fsdp as two mesh axes; default: along the torus of the slice"
+    )
+    chip_hour_price: float | None = Field(
+        default=None, ge=0, description="what a chip costs an hour, for the plan's cost of the run"
+    )

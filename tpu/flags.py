@@ -8,7 +8,7 @@ import yaml
 FILE = Path(__file__).with_name("flags.yaml")
 
 
-def compiler_options(device: Any) -> dict[str, str]:
+def compiler_options(device: Any) -> dict[str, Any]:
     """Options for `jax.jit(...).lower(...).compile`; none for devices that the table does not name."""
     table = yaml.safe_load(FILE.read_text())
-    return {name: str(value) for name, value in table.get(device.device_kind, {}).items()}
+    return dict(table.get(device.device_kind, {}))

@@ -18,6 +18,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,27 @@ class Reading:
     def host_bytes(self) -> float:
         """Bytes between a device and its host's memory."""
         return sum(b.trips * b.host_bytes for b in self.bodies)
+
+    def plain(self) -> list[dict[str, Any]]:
+        """As JSON; `Reading.of` takes it back."""
+        return [
+            vars(body)
+            | {
+                "kernels": dict(body.kernels),
+                "collectives": [vars(c) | {"group": list(c.group)} for c in body.collectives],
+            }
+            for body in self.bodies
+        ]
+
+    @classmethod
+    def of(cls, plain: list[dict[str, Any]]) -> "Reading":
+        """From what `plain` gave."""
+        bodies = []
+        for body in plain:
+            inner = [Collective(**c | {"group": tuple(c["group"])}) for c in body["collectives"]]
+            kernels = Counter(body["kernels"])
+            bodies.append(Body(**body | {"collectives": inner, "kernels": kernels}))
+        return cls(bodies)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all devices (or the given ones, e.g. of a described TPU topology)."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(config, len(devices))
-    inner = (sizes["data"], *_fsdp_shape(sizes, devices), sizes["tensor"], sizes["sequence"])
+    fsdp = config.fsdp_axes or _fsdp_shape(sizes, devices)
+    if math.prod(fsdp) != sizes["fsdp"]:
+        raise ValueError(f"mesh.fsdp_axes: {fsdp} does not multiply to fsdp {sizes['fsdp']}")
+    inner = (sizes["data"], *fsdp, sizes["tensor"], sizes["sequence"])
     grid = _arrange(devices, sizes["slices"], inner)
     return Mesh(grid, AXES)
 

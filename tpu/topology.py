@@ -31,6 +31,7 @@ class Generation:
     host_gbps: float
     layouts: tuple[str, ...]
     attention_share: float
+    needs_dump: bool = False
 
     @property
     def capacity(self) -> int:

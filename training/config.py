@@ -34,16 +34,27 @@ class TrainConfig(Config):
         default="float32", description="precision of the gradients' cross-chip sum"
     )
     z_loss: float = Field(default=0.0, ge=0)
-    loss_chunk: int = Field(
-        default=1024, ge=1, description="tokens whose logits are held at once, per device"
+    loss_chunk: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens whose logits are held at once, per device; default: tpu/settings.yaml",
     )
-    remat: Literal["attention", "residual", "qkv", "mlp", "none"] = Field(
-        default="attention",
+    remat: Literal["auto", "attention", "residual", "qkv", "mlp", "none"] = Field(
+        default="auto",
         description="what a layer keeps for the backward pass, from little to all: its input and the "
         "attention output, also the residual stream between its halves, also q, k and v, also the "
-        "gate and up products, everything (nothing is computed again)",
+        "gate and up products, everything (nothing is computed again); auto: what fits and is best "
+        "by tpu/settings.yaml",
     )
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention_blocks: tuple[int, int] | None = Field(
+        default=None,
+        description="splash: most queries and keys that it works on at a time; default: "
+        "tpu/settings.yaml",
+    )
+    compiler_flags: dict[str, bool | int | str] = Field(
+        default={}, description="flags of the TPU compiler, over those of tpu/flags.yaml"
+    )
     stop_on_spike: SpikeConfig | None = None
     prefetch: int = Field(default=2, ge=1, description="batches made ahead")
 

@@ -17,6 +17,8 @@ _FREE = (
     "train.attention",
     "train.remat",
     "train.loss_chunk",
+    "train.attention_blocks",
+    "train.compiler_flags",
     "train.prefetch",
     "train.stop_on_spike",
     "mesh",

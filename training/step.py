@@ -238,7 +238,7 @@ def _token_losses(
         positions_of(batch["segment_ids"]),
         gather=gather,
         attend=attend,
-        remat=train.remat,
+        remat="attention" if train.remat == "auto" else train.remat,
     )
     return cross_entropy(
         hidden,
@@ -246,7 +246,7 @@ def _token_losses(
         jnp.roll(batch["tokens"], -1, axis=1),
         weights,
         train.z_loss,
-        train.loss_chunk,
+        train.loss_chunk or 1024,
         config.vocab_size,
     )
 

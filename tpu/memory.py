@@ -1,0 +1,41 @@
+"""What a training step holds on a device, before it is compiled: a rough sum, for leaving out what cannot fit.
+
+The compiler has the last word. The sum was fitted to its figures (docs/plan.md).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# What a layer keeps of every token: (elements that stay whole, those that `tensor` splits), in terms of the
+# model's sizes, each set with those before it.
+_KEPT = ("attention", "residual", "qkv", "mlp", "none")
+
+
+def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
+    """Bytes on a device at the step's peak.
+
+    Args:
+        model: `model.config.LlamaConfig`.
+        train: `training.config.TrainConfig`, settled.
+        sizes: ways of slices, data, fsdp, tensor, sequence (`tpu.mesh.axis_sizes`).
+    """
+    D, F, L, V = model.embed_dim, model.mlp_dim, model.num_layers, model.padded_vocab_size
+    N, K, H = model.num_heads, model.num_kv_heads, model.head_dim
+    ways, tensor = sizes["fsdp"] * sizes["tensor"], sizes["tensor"]
+    layer = D * (2 * N + 2 * K) * H + 3 * D * F
+    params = L * layer + V * D * (1 if model.tied_head else 2)
+    # Float32 weights and two moments; gradients beside them while they are summed.
+    state, gradients = 12 * params / ways, 4 * params / ways
+    wide = 2 if train.compute_dtype == "bfloat16" else 4
+    rows = train.global_batch_rows / (sizes["slices"] * sizes["data"] * sizes["fsdp"])
+    tokens = rows / train.accumulate * train.seq_len / sizes["sequence"]
+    extra = {"attention": 0, "residual": D, "qkv": (N + 2 * K) * H / tensor}
+    extra |= {"mlp": 2 * F / tensor, "none": 2 * D + 2 * F / tensor}
+    elements = D + N * H / tensor
+    elements += sum(extra[name] for name in _KEPT[: _KEPT.index(train.remat) + 1])
+    kept = wide * L * tokens * elements
+    # Two layers' gathered weights and one layer's gradients, and its inner activations; or the head.
+    gathered = wide * 3 * layer / tensor + wide * tokens * 6 * F / tensor
+    chunk = min(train.loss_chunk, tokens)
+    head = (wide + 4) * V * D / tensor + 10 * chunk * V / tensor
+    return state + gradients + kept + max(gathered, head)

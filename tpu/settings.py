@@ -1,0 +1,65 @@
+"""What a recipe leaves open about its training step, taken from the table `settings.yaml`.
+
+Settings that differ in memory are given as a list, in the order of the table; the first that compiles
+is the one. Those that by `need` have no chance are left out before, so that no compilation is wasted on them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+FILE = Path(__file__).with_name("settings.yaml")
+
+Train = TypeVar("Train", bound=Any)  # training.config.TrainConfig
+Compiled = TypeVar("Compiled")
+
+
+def settle(
+    train: Train, device_kind: str, *, need: Callable[[Train], float], capacity: float | None
+) -> list[Train]:
+    """The recipe's `train` with everything filled in, best first; at least one.
+
+    Args:
+        train: as the recipe says it.
+        device_kind: of the machine, as JAX names it.
+        need: bytes that a setting takes on a device, roughly.
+        capacity: bytes that there are; None where nobody knows.
+    """
+    table = yaml.safe_load(FILE.read_text())
+    best = table.get(device_kind, table["elsewhere"])
+    filled = train.model_copy(
+        update={
+            "loss_chunk": train.loss_chunk or best["loss_chunk"],
+            "attention_blocks": train.attention_blocks or tuple(best["attention_blocks"]),
+        }
+    )
+    if train.remat != "auto":
+        return [filled]
+    choices = [filled.model_copy(update={"remat": remat}) for remat in best["remat"]]
+    if capacity is None:
+        return choices
+    return [c for c in choices if need(c) <= capacity] or choices[-1:]
+
+
+def first_that_fits(
+    choices: Sequence[Train], build: Callable[[Train], Compiled]
+) -> tuple[Compiled, Train]:
+    """Compiles the settings one after the other until one fits, and says which.
+
+    Raises:
+        Exception: what the compiler says of the last one.
+    """
+    for train in choices[:-1]:
+        try:
+            return build(train), train
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+    return build(choices[-1]), choices[-1]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the compiler refuses a program because it does not fit."""
+    return "RESOURCE_EXHAUSTED" in str(error)
