@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data.sentencepiece_proto import parse
+from data.sentencepiece_words import Words
 
 _PADS = ("<pad>", "[PAD]")  # appended by hand to models that have none, as ordinary pieces
 
@@ -49,9 +50,9 @@ class SentencePieceBackend:
         self.digest = hashlib.sha256(model).hexdigest()
         inner = [id_ for id_ in self.special_ids.values() if id_ < size]
         if not all(self.model.is_control(i) or self.model.is_unknown(i) for i in inner):
-            self.model = sentencepiece.SentencePieceProcessor(
-                model_proto=_as_control(model, self.special_ids)
-            )
+            model = _as_control(model, self.special_ids)
+            self.model = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.words = Words.of(model)
         self.byte_piece = np.array([self.model.is_byte(i) for i in range(size)])
         self.lengths = np.zeros(self.vocab_size, np.int32)
         self.lengths[:size] = [len(piece.replace("▁", " ").encode()) for piece in self.pieces]
@@ -76,11 +77,16 @@ class SentencePieceBackend:
 
     def encode(self, text: str) -> np.ndarray:
         """See `Tokenizer.encode`."""
-        return self.model.encode(text, return_type="numpy")
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `Tokenizer.encode_batch`."""
-        return self.model.encode(list(texts), return_type="numpy", num_threads=1)
+        if self.words is None:
+            return self.model.encode(list(texts), return_type="numpy", num_threads=1)
+        return [
+            self.model.encode(text, return_type="numpy") if ids is None else ids
+            for text, ids in zip(texts, self.words.encode(texts), strict=True)
+        ]
 
     def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode_offsets`."""
