@@ -54,6 +54,41 @@ def keep_copies(recipe: TrainRecipe, tokenizer: "Tokenizer | None") -> None:
         tokenizer.save(folder / "tokenizer")
 
 
+def locate_weights(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with the initial weights where every process can read them; all processes call it.
+
+    Of a hub id, on several hosts, the first process alone downloads, into the run directory: as many
+    downloads as hosts would be turned away by the hub, and a run could not begin where one of them was.
+    Step 0 of the run then holds the weights, so no restart goes back to the hub.
+    """
+    from model.huggingface.config import is_hub_id
+    from training.steps import newest_meta
+
+    source, revision = recipe.model.init_from, recipe.model.revision
+    if source is None or epath.Path(source).is_dir() or not is_hub_id(source):
+        return recipe
+    if newest_meta(recipe.run_dir) is not None:
+        return recipe
+    from model.huggingface.load import fetch
+    from tpu.startup import share_folder
+
+    place = share_folder(lambda: fetch(source, revision), _initial(recipe.run_dir))
+    model = recipe.model.model_copy(update={"init_from": str(place), "revision": None})
+    return recipe.model_copy(update={"model": model})
+
+
+def drop_copy(run_dir: str) -> None:
+    """Deletes the copy of the initial weights, once step 0 holds them."""
+    import jax
+
+    if jax.process_index() == 0 and _initial(run_dir).exists():
+        _initial(run_dir).rmtree()
+
+
+def _initial(run_dir: str) -> epath.Path:
+    return epath.Path(run_dir) / "initial"
+
+
 def find_tokenizer(recipe: TrainRecipe) -> "Tokenizer | None":
     """The run's tokenizer, or None where a preparation has still to make it.
 

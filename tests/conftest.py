@@ -21,6 +21,8 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=8 "
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",
 )
+# What a test compiles is compiled there and then, and nothing is left in the user's folders.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # transformers reads SentencePiece models through a module made for protobuf 7; Apache Beam has 6.

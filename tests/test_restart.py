@@ -62,6 +62,7 @@ def start(recipe, run_dir, when="never", *overrides):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
         # The second start of a test compiles nothing anew, as on a machine in use.
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(recipe.parent / "xla"),
     }
     done = subprocess.run(

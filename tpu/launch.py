@@ -562,7 +562,9 @@ def _read_options(recipe: Any, options: Any, arguments: list[str]) -> tuple[Word
         service_account=flags["service-account"],
         internal=bool(flags["internal-ip"]),
     )
-    if "://" not in recipe.run_dir and request.hosts * request.slices > 1:
+    # An absolute path may be a file system that all of them mount; the run checks it at its start.
+    relative = "://" not in recipe.run_dir and not Path(recipe.run_dir).is_absolute()
+    if relative and request.hosts * request.slices > 1:
         raise ValueError(
             f"run_dir: {recipe.run_dir} lies on each worker's own disk; {request.type} x {slices} has "
             f"{request.hosts * slices} hosts, which need one place for all, such as gs://BUCKET/RUN"

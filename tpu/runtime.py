@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,8 +30,9 @@ PEAK_FLOPS = {
 def start() -> None:
     """Joins this process to the others, where there are others; call before anything touches a device.
 
-    On a TPU pod slice JAX finds them itself. Elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID say who they are.
+    On a TPU pod slice JAX finds them itself, when somebody says that there are others: `tpu.launch`
+    (LECTERN_PROCESSES), GKE (TPU_WORKER_HOSTNAMES), or the machine's own metadata. Elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
     """
     _order_cpu_collectives()
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
@@ -40,8 +43,40 @@ def start() -> None:
         jax.distributed.initialize(
             address, int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
         )
-    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _is_multislice():
+    elif int(os.environ.get("LECTERN_PROCESSES", "1")) > 1 or _has_neighbours():
         jax.distributed.initialize()
+
+
+def process_start() -> float:
+    """When this process began, as a reading of time.monotonic(): before it imported anything."""
+    import psutil
+
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+def use_compilation_cache(run_dir: str) -> str | None:
+    """Keeps what is compiled, so that a start after the first one compiles nothing; gives the place.
+
+    A run on several hosts or on object storage keeps it in its own directory, `compiled/`, where machines
+    that replace lost ones find it; any other in the user's cache folder, where the next run finds it too.
+    JAX_COMPILATION_CACHE_DIR names another place, JAX_ENABLE_COMPILATION_CACHE=false switches it off.
+    """
+    if not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
+        return None
+    if given := jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        return given
+    remote = "://" in run_dir
+    if remote or jax.process_count() > 1:
+        place = f"{run_dir.rstrip('/')}/compiled"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        place = str(Path(base) / "lectern" / "compiled")
+        _forget_oldest(Path(place))
+    jax.config.update("jax_compilation_cache_dir", place)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A file on object storage takes as long as a small compilation.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5 if remote else 0.0)
+    return place
 
 
 def is_main() -> bool:
@@ -98,5 +133,43 @@ def _order_cpu_collectives() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {name}=false".strip()
 
 
-def _is_multislice() -> bool:
-    return "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
+def _has_neighbours() -> bool:
+    """Whether this TPU VM is one of several, by its environment or by its metadata."""
+    if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        return True
+    if "MEGASCALE_COORDINATOR_ADDRESS" in os.environ:
+        return True
+    asked = "TPU_SKIP_MDS_QUERY" not in os.environ and os.environ.get("JAX_PLATFORMS") != "cpu"
+    if not asked or not any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0")):
+        return False
+    return "," in _metadata("worker-network-endpoints")
+
+
+def _metadata(name: str) -> str:
+    """An attribute of a Google Cloud machine; empty where there is none."""
+    import urllib.error
+    import urllib.request
+
+    place = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+    request = urllib.request.Request(place + name, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except (urllib.error.URLError, TimeoutError):
+        return ""
+
+
+def _forget_oldest(place: Path, most_bytes: int = 4 * 2**30) -> None:
+    """Keeps the newest entries of a local cache, up to so many bytes."""
+    entries = []
+    for path in place.glob("*-cache"):
+        try:
+            found = path.stat()
+        except FileNotFoundError:  # another run was faster
+            continue
+        entries.append((found.st_mtime, found.st_size, path))
+    held = 0
+    for _, size, path in sorted(entries, key=lambda entry: -entry[0]):
+        held += size
+        if held > most_bytes:
+            path.unlink(missing_ok=True)

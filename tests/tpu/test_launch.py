@@ -41,7 +41,7 @@ class Launch:
         run_dir = tmp_path / "run"
         words = [
             *(sys.executable, "-m", "tpu.launch", RECIPE, f"--name={name}", "--zone=us-x1-a"),
-            *("--type=v5litepod-16", "--spot", "--poll=0.2", f"run_dir=file://{run_dir}"),
+            *("--type=v5litepod-16", "--spot", "--poll=0.2", f"run_dir={run_dir}"),
             f"--command=tests/tpu/trainer.py {run_dir} {steps}",
         ]
         self.process = subprocess.Popen(
@@ -191,7 +191,7 @@ def dry(tmp_path, *words):
 def test_dry_run_prints_the_commands_that_a_launch_gives(cloud, tmp_path):
     """Line by line what the stand-in then sees, and every line reads back as the words it was made of."""
     run = tmp_path / "run"
-    common = ["--name=demo", "--zone=us-x1-a", "--type=v5litepod-16", f"run_dir=file://{run}"]
+    common = ["--name=demo", "--zone=us-x1-a", "--type=v5litepod-16", f"run_dir={run}"]
     common += [f"--command=tests/tpu/trainer.py {run} 2", "--spot"]
     code, out, err = dry(tmp_path, *common)
     assert code == 0, err
