@@ -9,7 +9,14 @@ import sys
 
 from configs.load import command, user_errors
 from configs.recipe import TrainRecipe
-from configs.resolve import find_model, find_tokenizer, keep_copies, prepare_streams
+from configs.resolve import (
+    drop_copy,
+    find_model,
+    find_tokenizer,
+    keep_copies,
+    locate_weights,
+    prepare_streams,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,12 +29,13 @@ def main(argv: list[str] | None = None) -> int:
             print(report(recipe))
             return 0
         from evaluation.forgetting import ForgettingError
+        from tpu.runtime import process_start
         from training.steps import CorruptCheckpoint
         from training.watch import DivergedError, distrust
 
         try:
             with contextlib.ExitStack() as stack:
-                code = train(recipe, stack)
+                code = train(recipe, stack, started=process_start() if argv is None else None)
         except CorruptCheckpoint as error:
             raise ValueError(str(error)) from error
         except ForgettingError as error:
@@ -39,10 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         return code
 
 
-def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
+def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | None = None) -> int:
     """The main job, from whatever state the run is in to its end; returns the exit code.
 
-    What has to be closed, however the job ends, goes on `stack`.
+    What has to be closed, however the job ends, goes on `stack`. `started` is when the process
+    began, on the monotonic clock, where this is all it does.
     """
     # Imported here, so that --help and a mistyped key answer at once.
     import jax
@@ -56,8 +65,16 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from model.export import check_out
     from model.llama import num_params
     from tpu.flags import compiler_options
-    from tpu.mesh import BATCH, check_rows, describe, make_mesh
-    from tpu.runtime import PREEMPTED, Preemption, is_main, peak_flops, start
+    from tpu.mesh import BATCH, check_rows, make_mesh
+    from tpu.runtime import (
+        PREEMPTED,
+        Preemption,
+        is_main,
+        peak_flops,
+        start,
+        use_compilation_cache,
+    )
+    from tpu.startup import check_hosts, first_step_line, together
     from training.checkpoint import Checkpointer
     from training.clock import Clock
     from training.optimizer import make_optimizer
@@ -71,10 +88,12 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     from training.watch import Watch
 
     run, num_steps, num_rows = recipe.train, recipe.train.num_steps, recipe.train.global_batch_rows
-    clock = Clock()
+    clock = Clock(started=started)
+    imported = clock.seconds()["other"]
 
     # ---------------------------------------------------------------- machine, data, shapes
     start()
+    use_compilation_cache(recipe.run_dir)
     if recipe.export is not None:
         check_out(recipe.export.out, field="export.out")
     prepare_streams(recipe)
@@ -82,15 +101,19 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     mesh = make_mesh(recipe.mesh)
     check_rows(num_rows, run.accumulate, mesh, field="train.global_batch_rows")
     check_rows(recipe.eval_rows, 1, mesh, field="eval.batch_rows")
-    tokenizer = find_tokenizer(recipe)
+    located = together(lambda: locate_weights(recipe))
+    tokenizer = together(lambda: find_tokenizer(located))
     if tokenizer is None and recipe.tokenizer is not None:
         raise ValueError(
             f"tokenizer: {recipe.tokenizer} does not exist, and the streams are prepared already; "
             "name the folder `tokenizer` beside them"
         )
-    config = find_model(recipe, tokenizer)
-    streams = open_streams(recipe.streams, seq_len=run.seq_len, tokenizer=tokenizer)
-    data = fingerprint(streams)
+    config = find_model(located, tokenizer)
+    streams = together(
+        lambda: open_streams(recipe.streams, seq_len=run.seq_len, tokenizer=tokenizer)
+    )
+    data, resolved = fingerprint(streams), recipe.model_dump(mode="json")
+    hosts = check_hosts(resolved, data, recipe.run_dir)
     kernel, attend = select(
         run.attention, mesh.devices.flat[0].platform, jnp.dtype(run.compute_dtype), mesh
     )
@@ -100,7 +123,6 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
 
     # ---------------------------------------------------------------- the first state
     # Own checkpoint > another run > given weights > random: training/state.py.
-    resolved = recipe.model_dump(mode="json")
     before = newest_meta(recipe.run_dir) or newest_meta(recipe.resume.from_run or recipe.run_dir)
     changed = check_unchanged(before, resolved, data, accept=recipe.resume.accept_changes)
     checkpointer = stack.enter_context(Checkpointer(recipe.run_dir, recipe.checkpoint))
@@ -109,7 +131,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
             plan,
             checkpointer,
             recipe.resume,
-            init_from=recipe.model.init_from,
+            init_from=located.model.init_from,
             revision=recipe.model.revision,
             seed=recipe.seed,
         )
@@ -128,6 +150,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     if begin.imported or num_steps == 0:
         weights = facts | {"rows": 0, "counts": {}, "deal": None}
         checkpointer.save(0, state.params, None, weights, wait=True)
+        drop_copy(recipe.run_dir)
 
     # ---------------------------------------------------------------- logs
     tracker = stack.enter_context(
@@ -147,8 +170,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
     peak = peak_flops(mesh.devices.flat[0])
     tracker.say(
         f"{num_params(config):,} parameters, {begin.origin}\n"
-        f"{mesh.size} {mesh.devices.flat[0].device_kind} in {jax.process_count()} process(es), "
-        f"{describe(mesh)}; attention {kernel}; {num_rows} rows x {run.seq_len} tokens a step"
+        f"{hosts.line(mesh, num_rows, run.seq_len)}; attention {kernel}"
     )
     for line in changed:
         tracker.say(f"changed since the checkpoint: {line}")
@@ -230,6 +252,9 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack) -> int:
             state, metrics = train_step(state, batch)
             step, row = step + 1, row + num_rows
             watch.push(step, metrics)
+            if step == begin.step + 1:
+                jax.block_until_ready(metrics["loss"])
+                tracker.say(first_step_line(clock.seconds(), imported))
         profile.after(step, metrics)
         with clock("data"):
             batch = next(feed, None)
