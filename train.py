@@ -6,6 +6,7 @@ told to go (SIGTERM) and saved itself; 1: an error.
 
 import contextlib
 import sys
+from typing import Any
 
 from configs.load import command, user_errors
 from configs.recipe import TrainRecipe
@@ -74,9 +75,11 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
         start,
         use_compilation_cache,
     )
+    from tpu.settings import choices, first_that_fits
     from tpu.startup import check_hosts, first_step_line, together
     from training.checkpoint import Checkpointer
     from training.clock import Clock
+    from training.config import TrainConfig
     from training.optimizer import make_optimizer
     from training.profile import ProfileWindow
     from training.resume import check_unchanged, deal_plan, tokenizer_facts
@@ -114,9 +117,11 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
     )
     data, resolved = fingerprint(streams), recipe.model_dump(mode="json")
     hosts = check_hosts(resolved, data, recipe.run_dir)
-    kernel, attend = select(
-        run.attention, mesh.devices.flat[0].platform, jnp.dtype(run.compute_dtype), mesh
-    )
+    # What the recipe leaves open, best first; the first that fits is the one.
+    settings = choices(run, config, recipe.mesh, mesh)
+    run, device = settings[0], mesh.devices.flat[0]
+    dtype = jnp.dtype(run.compute_dtype)
+    kernel, attend = select(run.attention, device.platform, dtype, mesh, run.attention_blocks)
     rate = learning_rate(recipe.optimizer, num_steps)
     tx = make_optimizer(recipe.optimizer, num_steps)
     plan = layout(config, tx, mesh)
@@ -202,14 +207,15 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
     tracker.event("compile", step=step)
     with clock("compile"):
         batch = next(feed, None)
-        train_step = jit_step(
-            make_train_step(config, run, tx, mesh, plan.specs, attend, num_streams=len(streams)),
-            plan.shardings,
-            mesh,
-        )
         if batch is not None:
-            options = compiler_options(mesh.devices.flat[0])
-            train_step = train_step.lower(state, batch).compile(options or None)
+            count, flags = len(streams), compiler_options(device) | run.compiler_flags
+
+            def build(run: TrainConfig) -> Any:
+                step = make_train_step(config, run, tx, mesh, plan.specs, attend, num_streams=count)
+                jitted: Any = jit_step(step, plan.shardings, mesh)
+                return jitted.lower(state, batch).compile(flags or None)
+
+            train_step, run = first_that_fits(settings, build)
         evaluation = InRun.of(recipe, streams, plan, attend, tokenizer, tracker, clock)
 
     def save(step: int, row: int, *, wait: bool) -> None:

@@ -122,6 +122,7 @@ def plan(
     from tpu.compile import figures, flags_of
     from tpu.mesh import describe as describe_mesh
     from tpu.mesh import make_mesh
+    from tpu.settings import choices
 
     unknown = [name for name in steps if name not in programs.STEPS]
     if unknown:
@@ -134,10 +135,12 @@ def plan(
     found: dict[str, Any] = {}
     settled = recipe.train
     if "train" in steps or "eval" in steps:
-        choices = programs.choices(recipe, mesh, generation.capacity)
-        settled = choices[0]
+        open_settings = choices(recipe.train, programs.model_of(recipe), recipe.mesh, mesh)
+        settled = open_settings[0]
     if "train" in steps:
-        found["train"], settled = _first_that_fits(recipe, mesh, choices, generation, flags, cache)
+        found["train"], settled = _first_that_fits(
+            recipe, mesh, open_settings, generation, flags, cache
+        )
     if "eval" in steps:
         found["eval"] = figures(
             programs.eval_step(recipe, settled, mesh), generation, {}, cache=cache

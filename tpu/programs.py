@@ -173,7 +173,7 @@ def decode_step(recipe: Any, devices: list[Any], *, slots: int, window: int) -> 
         padded(window),
         config.head_dim,
     )
-    one = jax.ShapeDtypeStruct(shape, dtype, sharding=cache_sharding(config, mesh))
+    one: Any = jax.ShapeDtypeStruct(shape, dtype, sharding=cache_sharding(config, mesh))
     attend, access = choose_attention("tpu", dtype, mesh)
     engine = Engine(config, (0,), 1, False, attend, access)
     _, run = engine.jit(mesh)
@@ -198,22 +198,6 @@ def decode_step(recipe: Any, devices: list[Any], *, slots: int, window: int) -> 
             + heads * (config.num_heads + config.num_kv_heads) / tensor,
             "append": heads * layers * config.num_kv_heads / tensor * 17,
         },
-    )
-
-
-def choices(recipe: Any, mesh: Any, capacity: int | None) -> list[Any]:
-    """The settings of the training step that the recipe and the table leave, best first."""
-    from tpu.memory import need
-    from tpu.mesh import axis_sizes
-    from tpu.settings import settle
-
-    config = model_of(recipe)
-    sizes = axis_sizes(recipe.mesh, mesh.size)
-    return settle(
-        recipe.train,
-        mesh.devices.flat[0].device_kind,
-        need=lambda train: need(config, train, sizes),
-        capacity=capacity,
     )
 
 

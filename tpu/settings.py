@@ -10,10 +10,27 @@ from typing import Any, TypeVar
 
 import yaml
 
+from tpu.memory import need
+from tpu.mesh import axis_sizes
+from tpu.topology import capacity_of
+
 FILE = Path(__file__).with_name("settings.yaml")
 
 Train = TypeVar("Train", bound=Any)  # training.config.TrainConfig
 Compiled = TypeVar("Compiled")
+
+
+def choices(train: Train, model: Any, mesh_config: Any, mesh: Any) -> list[Train]:
+    """What a recipe's `train` may mean on a mesh, best first.
+
+    Args:
+        train: as the recipe says it.
+        model: `model.config.LlamaConfig`.
+        mesh_config: the recipe's.
+        mesh: of devices, present or described.
+    """
+    kind, sizes = mesh.devices.flat[0].device_kind, axis_sizes(mesh_config, mesh.size)
+    return settle(train, kind, need=lambda one: need(model, one, sizes), capacity=capacity_of(kind))
 
 
 def settle(

@@ -65,6 +65,12 @@ def generation_of(topology: str) -> Generation:
     return table[name]
 
 
+def capacity_of(kind: str) -> int | None:
+    """Bytes of memory that a program may use on a device of a kind; None where no row names it."""
+    rows = [row for row in generations().values() if row.kind == kind]
+    return rows[0].capacity if rows else None
+
+
 def described(topology: str, *, slices: int = 1) -> list[Any]:
     """The devices of so many slices of a topology, as the compiler knows them.
 
