@@ -52,13 +52,20 @@ class ItemFields(Config):
     context: str | tuple[str, ...] | None = Field(
         default=None, description="the passage that is asked about"
     )
-    options: str | None = Field(default=None, description="a list, or an object by label")
+    options: str | tuple[str, ...] | None = Field(
+        default=None, description="a list, an object by label, or a field for each option"
+    )
     gold: str | None = Field(default=None, description="index of the right option, or a list")
     answer: str | None = Field(
         default=None, description="the right option or its label, or the free answer, or a list"
     )
     conclusion: str | None = Field(default=None, description="a text from which the answer follows")
     group: str | None = Field(default=None, description="items are scored by groups (class_id)")
+    kind: str | None = Field(default=None, description="type of a question, in exams")
+    continuation: str | None = Field(
+        default=None,
+        description="what follows every option, where an option is a prompt of its own",
+    )
 
 
 class Parse(Config):
@@ -124,6 +131,8 @@ class Item:
         conclusion: a text from which the answer follows.
         group: what it is scored together with.
         questions: the texts of `question`, one by one.
+        kind: type of the question, in exams.
+        continuation: what follows every option, where an option is a prompt of its own.
     """
 
     id: str
@@ -135,6 +144,8 @@ class Item:
     conclusion: str = ""
     group: str = ""
     questions: tuple[str, ...] = field(default=(), repr=False)
+    kind: str = ""
+    continuation: str = ""
 
     def __post_init__(self) -> None:
         if not self.questions:
@@ -154,6 +165,15 @@ def read_items(task: str, *, path: str | None = None, source: str | None = None)
         ValueError: the task, its data or a field is not there, or rows are missing.
     """
     return read_task(task, path=path, source=source)[1]
+
+
+def choose(task: str, *, path: str | None = None, source: str | None = None) -> tuple[str, Source]:
+    """The name and the shape of the source that `read_items` takes.
+
+    Raises:
+        ValueError: as `read_items`.
+    """
+    return _choose(task, path, source)
 
 
 def read_task(
@@ -285,13 +305,13 @@ def _item(row: Mapping[str, Any], source: Source, number: str) -> Item:
     questions = tuple(texts(fields.question))
     options, labels = source.options, ()
     if fields.options:
-        options, labels = _options(plain(reach(row, fields.options)))
+        options, labels = _options_of(row, fields.options)
     if source.parse is not None and questions:
         first, options, labels = _parsed(questions[0], source.parse, options)
         questions = (first, *questions[1:])
     gold = _gold(plain(reach(row, fields.gold)), options) if fields.gold else ()
     answers = [options[index] for index in gold]
-    for answer in texts(fields.answer):
+    for answer in _several(texts(fields.answer), options, labels):
         index = _index(answer, options, labels)
         if index is None:
             answers.append(answer)
@@ -310,6 +330,8 @@ def _item(row: Mapping[str, Any], source: Source, number: str) -> Item:
         conclusion="\n\n".join(texts(fields.conclusion)),
         group=" ".join(texts(fields.group)),
         questions=questions,
+        kind=" ".join(texts(fields.kind)),
+        continuation="\n".join(texts(fields.continuation)),
     )
 
 
@@ -327,6 +349,16 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, Sequence):
         return [text for entry in value for text in _texts(entry)]
     raise ValueError(f"an object with {', '.join(map(str, value))} is not text; name one of them")
+
+
+def _options_of(
+    row: Mapping[str, Any], paths: str | tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options of a row and their labels; where each has a field of its own, A, B, C, ..."""
+    if isinstance(paths, str):
+        return _options(plain(reach(row, paths)))
+    options = tuple(text for path in paths for text in _texts(reach(row, path)))
+    return options, tuple(map(chr, range(ord("A"), ord("A") + len(options))))
 
 
 def _options(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -351,6 +383,19 @@ def _gold(value: Any, options: Sequence[str]) -> tuple[int, ...]:
         if not 0 <= indices[-1] < len(options):
             raise ValueError(f"gold {index} is none of the {len(options)} options")
     return tuple(indices)
+
+
+def _several(answers: list[str], options: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Answers that name several options by one-letter labels, `ABD`, as one answer each."""
+    found = []
+    for answer in answers:
+        letters = re.sub(r"[\s,，、;]", "", answer)
+        several = len(letters) > 1 and all(len(label) == 1 for label in labels)
+        if several and answer not in options and set(letters) <= set(labels):
+            found += list(letters)
+        else:
+            found.append(answer)
+    return found
 
 
 def _index(answer: str, options: Sequence[str], labels: Sequence[str]) -> int | None:

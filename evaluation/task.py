@@ -60,6 +60,9 @@ class Task(Config):
     rendered: tuple[str, ...] = Field(
         default=(), description="sources whose question is the whole prompt, its examples included"
     )
+    fixture_shape: str | None = Field(
+        default=None, description="the source whose columns the fixture has; default: the first"
+    )
     shots: int = Field(default=0, ge=0, description="examples before an item, from other items")
     published_shots: int | None = Field(
         default=None, ge=0, description="examples inside a published prompt, for the record"
@@ -71,6 +74,12 @@ class Task(Config):
     blank: str | None = Field(
         default=None,
         description="what stands for the gap that the options fill; what follows it is scored",
+    )
+    explained: bool = Field(
+        default=False, description="examples answer with what the answer follows from (conclusion)"
+    )
+    number: Literal["first", "last"] = Field(
+        default="first", description="which number of a written answer counts, for numeric_match"
     )
     normalise: Normalise = Field(
         default="token", description="by what an option's log-likelihood is divided"

@@ -52,7 +52,7 @@ def tree_pass(
 
         def look(q: jax.Array, k: jax.Array, v: jax.Array, exits: jax.Array) -> jax.Array:
             kept.append((k, v))
-            length = prefix.length if prefix is not None else None
+            length = prefix.length if prefix is not None else 0
             return attend(q, k, v, exits, before, length)
 
         x = nnx.merge(graph, gather("blocks", weights))(x, rotation, exits, look)
@@ -71,7 +71,7 @@ def attend(
     v: jax.Array,
     exits: jax.Array,
     before: tuple[jax.Array, jax.Array] | None = None,
-    length: jax.Array | None = None,
+    length: jax.Array | int = 0,
 ) -> jax.Array:
     """Attention of q [B, T, N, H] to its ancestors among k, v [B, T, K, H], and to what is `before`.
 
