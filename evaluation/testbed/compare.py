@@ -23,11 +23,20 @@ from evaluation.testbed.config import TestbedConfig, Variant, Wordings
 from evaluation.testbed.domain import NAME
 from evaluation.testbed.measure import summary
 from evaluation.testbed.questions import make_items, question_documents
-from evaluation.testbed.streams import Convert, Packed, World, make_stream, make_world, shares
+from evaluation.testbed.streams import (
+    Convert,
+    Packed,
+    World,
+    comprehension,
+    make_stream,
+    make_world,
+    shares,
+)
 
 # What the figures of a run depend on besides the cell itself.
 _APART = {"out_dir", "variants", "wordings", "main_wordings", "seeds", "draws", "workers", "engine"}
-_TOKENIZER_WORDINGS = 8  # of every article, that the tokenizer is trained on
+_TOKENIZER_WORDINGS = 4  # of every article, that the tokenizer is trained on
+_COMPOSED_TOKENS = 512  # room for all tasks of an article, for the tokenizer's sake
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ def compare(config: TestbedConfig) -> list[Comparison]:
     _keep_settings(config, out)
     make_tokenizer(config, make_world(config), out)
     cells, budgets = cells_of(config), config.run.budgets
-    groups = {w: [cell for cell in cells if cell.wordings == w] for w in config.wordings}
+    groups: dict[Wordings, list[Cell]] = {
+        w: [cell for cell in cells if cell.wordings == w] for w in config.wordings
+    }
     reached = dict.fromkeys(groups, budgets[0])
     with _workers(config) as pool:
         for number, budget in enumerate(budgets):
@@ -114,21 +125,32 @@ def summary_at(out: Path, cell: Cell, budget: int) -> dict[str, Any]:
 
 
 def make_tokenizer(config: TestbedConfig, world: World, out: Path) -> Tokenizer:
-    """The tokenizer of all runs, trained once on articles and questions of both domains.
+    """The tokenizer of all runs, trained once on what the variants read.
 
-    No question is about a held-out entity: the wordings are what it has to know, and the names it
-    has from the articles.
+    It is trained twice: what our composer says around an article is known only when there is a
+    tokenizer to measure its length with. No question is about a held-out entity: its name is in
+    the articles, and of question wordings that are never trained on there are the words alone.
     """
-    from data.config import SentencePieceConfig
-
     folder = out / "tokenizer"
     if (folder / "byte_lengths.npy").exists():
         return load_tokenizer(str(folder))
-    return train_sentencepiece(
-        _tokenizer_texts(world, config.domain.seed),
-        folder,
-        SentencePieceConfig(vocab_size=config.vocab_size),
-    )
+    return train_tokenizer(config, world, folder)
+
+
+def train_tokenizer(config: TestbedConfig, world: World, folder: Path) -> Tokenizer:
+    """As `make_tokenizer`, anew, into a folder."""
+    import tempfile
+
+    from data.config import SentencePieceConfig
+
+    settings = SentencePieceConfig(vocab_size=config.vocab_size)
+    texts = list(_tokenizer_texts(world, config.domain.seed))
+    with tempfile.TemporaryDirectory() as first:
+        convert = comprehension(train_sentencepiece(texts, first, settings), _COMPOSED_TOKENS)
+        taught = write_articles(world.domain, world.domain.taught, range(2), config.domain.seed)
+        for document in convert(article.document() for article in taught):
+            texts += [turn.text for turn in document.turns]
+    return train_sentencepiece(texts, folder, settings)
 
 
 def _tokenizer_texts(world: World, seed: int) -> Iterator[str]:
@@ -141,7 +163,7 @@ def _tokenizer_texts(world: World, seed: int) -> Iterator[str]:
         for document in question_documents(domain, taught):
             yield " ".join(turn.text for turn in document.turns)
         for attribute in domain.wording.attributes.values():
-            for question in attribute.unseen:  # the words of the wording, about nobody
+            for question in attribute.unseen:
                 yield question.replace(NAME, "")
 
 

@@ -60,7 +60,8 @@ def make_items(domain: Domain, entities: Iterable[Entity], seed: int) -> list[It
                 prompt = article.text[:place].rstrip()
                 items.append(_item(domain, entity, attribute, "cloze", prompt))
         for attribute, patterns in domain.wording.attributes.items():
-            for way, wordings in (("seen", patterns.asked), ("unseen", patterns.unseen)):
+            ways: dict[Kind, tuple[str, ...]] = {"seen": patterns.asked, "unseen": patterns.unseen}
+            for way, wordings in ways.items():
                 if wordings:
                     question = wordings[number % len(wordings)].replace(NAME, entity.name)
                     items.append(_item(domain, entity, attribute, way, question))
