@@ -1,13 +1,42 @@
-"""Measures a model on held-out text.
+"""Measures a model: its loss on held-out text, and its score on tasks.
 
 MODEL is a run directory, a Hugging Face folder or a hub id. The streams whose held-out text is used are
 those of the run's own recipe, or of a training recipe named after MODEL. Loss is nats per token of text;
 bits per byte compares models with different tokenizers. Intervals are 95 % bootstrap over rows.
+
+--tasks names files of evaluation/tasks (or YAML files of that shape), and --out gets a JSON file for each
+as soon as it is finished; given again, the same command does what is missing. A Hugging Face model needs no
+RECIPE for tasks. What a task needs, and what it cannot find, is said; the others are run.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
+
+_FLAGS = (  # name, meaning, name of the value
+    ("step", "measure this checkpoint of a run; default: the newest good one", "N"),
+    ("json", "write the scores on held-out text to this file", "FILE"),
+    ("tasks", "score these tasks, with commas between them", "NAMES"),
+    ("out", "folder that gets a JSON file for every task", "DIR"),
+    ("limit", "items of a task, at most, drawn by the seed; default: all", "N"),
+    ("seed", "of the choice of items and examples; default: 0", "N"),
+    ("chat", "put prompts through this chat template; `model` is the model's own", "NAME"),
+    (
+        "add_bos",
+        "begin a prompt with BOS: true or false; default: as the model was trained",
+        "BOOL",
+    ),
+    (
+        "window",
+        "tokens that a prompt and its answer may have; default: the model's, 4096 at most",
+        "N",
+    ),
+    ("dtype", "of the arithmetic: auto, float32, bfloat16", "DTYPE"),
+    ("reference_compatible", "use the published metrics, defects included", None),
+    ("fixtures", "score this project's own small stand-ins for data that is not at hand", None),
+)
+_LONGEST = 4096
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,26 +45,117 @@ def main(argv: list[str] | None = None) -> int:
     from configs.recipe import TrainRecipe
     from training.steps import CorruptCheckpoint
 
-    flags = (
-        Flag("step", "measure this checkpoint of a run; default: the newest good one", "N"),
-        Flag("json", "write the scores to this file", "FILE"),
-    )
+    flags = tuple(Flag(*flag) for flag in _FLAGS)
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors():
         words = _with_own_recipe(words)
-    recipe, options = command(TrainRecipe, words, __doc__ or "", flags=flags, arguments=("MODEL",))
-    with user_errors():
-        step = _step(options.flags["step"])
+        recipe, arguments = None, tuple(w for w in words if not w.startswith("-"))
+        if len(arguments) == 1 and not {"-h", "--help", "--schema"} & set(words):
+            told = _flags_alone(words)
+        else:
+            recipe, options = command(
+                TrainRecipe, words, __doc__ or "", flags=flags, arguments=("MODEL",)
+            )
+            arguments, told = options.arguments, options.flags
+        step = _whole(told, "step", least=0)
         try:
-            scores = measure(options.arguments[0], recipe, step=step)
+            return _measure_all(arguments[0], recipe, told, step)
         except CorruptCheckpoint as error:
             raise ValueError(str(error)) from error
-        _print(scores)
-        if options.flags["json"]:
-            from etils import epath
 
-            epath.Path(options.flags["json"]).write_text(json.dumps(scores, indent=2) + "\n")
-    return 0
+
+def _measure_all(source: str, recipe: Any, told: dict[str, Any], step: int | None) -> int:
+    """Held-out text where there is a recipe, then the tasks; 1 when something could not be measured."""
+    failed: list[str] = []
+    if recipe is not None:
+        try:
+            scores = measure(source, recipe, step=step)
+        except ValueError as error:
+            if not told["tasks"] or str(error).startswith(("MODEL", "--step")):
+                raise
+            print(f"held-out text: {error}", file=sys.stderr)
+            failed.append("held-out text")
+        else:
+            _print(scores)
+            if told["json"]:
+                from etils import epath
+
+                epath.Path(told["json"]).write_text(json.dumps(scores, indent=2) + "\n")
+    if told["tasks"]:
+        failed += run_tasks(source, recipe, told, step)
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_tasks(source: str, recipe: Any, told: dict[str, Any], step: int | None) -> list[str]:
+    """Scores the tasks that are not finished yet; returns the names of those that could not be.
+
+    Raises:
+        ValueError: a flag is wrong, a task's file is, or the model cannot be opened.
+    """
+    import dataclasses
+
+    from evaluation.options import Scorer
+    from evaluation.results import finished, write_result
+    from evaluation.source import open_model
+    from evaluation.task import load_task
+    from evaluation.taskrun import open_items, run_task, settings_of
+    from tpu.config import MeshConfig
+    from tpu.mesh import make_mesh
+    from tpu.runtime import start
+
+    if not told["out"]:
+        raise ValueError("--out: missing; name the folder that gets the scores of --tasks")
+    tasks = [load_task(name.strip()) for name in str(told["tasks"]).split(",") if name.strip()]
+    twice = {t.name for t in tasks if sum(t.name == other.name for other in tasks) > 1}
+    if twice:
+        raise ValueError(f"--tasks: {', '.join(sorted(twice))} is named twice")
+    limit, seed = _whole(told, "limit", least=1), _whole(told, "seed", least=0) or 0
+    start()
+    mesh = make_mesh(recipe.mesh if recipe is not None else MeshConfig())
+    model = open_model(source, mesh, step=step)
+    if told["add_bos"] is not None:
+        if told["add_bos"] not in ("true", "false"):
+            raise ValueError(f"--add_bos: {told['add_bos']!r} is neither true nor false")
+        model = dataclasses.replace(model, add_bos=told["add_bos"] == "true")
+    chat = _chat(told["chat"], model)
+    if (dtype := told["dtype"] or "auto") not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"--dtype: {dtype!r} is none of auto, float32, bfloat16")
+    window = _whole(told, "window", least=8) or min(model.config.max_seq_len, _LONGEST)
+    scorer = Scorer(
+        model.config,
+        mesh,
+        model.plan.specs,
+        max_len=window,
+        compute_dtype=dtype,
+        bos_id=model.tokenizer.bos_id,
+    )
+    generate = _writer(model, window, chat, scorer.compute_dtype)
+    failed = []
+    print(f"{'task':<14}  {'metric':<20}  {'value':>7}  {'95 % interval':>17}  {'items':>6}")
+    for task in tasks:
+        try:
+            items = open_items(task, fixtures=bool(told["fixtures"]))
+            asked: dict[str, Any] = {
+                "chat": chat,
+                "limit": limit,
+                "seed": seed,
+                "reference_compatible": bool(told["reference_compatible"]),
+            }
+            result = finished(
+                told["out"], task.name, settings_of(task, model, scorer, items, **asked)
+            )
+            if result is None:
+                result = run_task(task, items, model, scorer, generate, **asked)
+                if _first_process():
+                    write_result(told["out"], result)
+        except ValueError as error:
+            print(f"{task.name}: {error}", file=sys.stderr)
+            failed.append(task.name)
+        else:
+            _print_result(result)
+    return failed
 
 
 def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, Any]:
@@ -115,27 +235,129 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
 
 
 def _with_own_recipe(words: list[str]) -> list[str]:
-    """MODEL alone means the recipe that the run was made with."""
+    """MODEL alone means the recipe that the run was made with; for tasks alone it needs none."""
+    words = _joined(words)
     plain = [i for i, w in enumerate(words) if not w.startswith("-") and "=" not in w]
     if len(plain) == 1:
         from etils import epath
 
         model = words[plain[0]]
         own = epath.Path(model) / "recipe.yaml"
+        tasks = any(word.partition("=")[0].lstrip("-") == "tasks" for word in words)
         if own.exists():
             words.insert(plain[0] + 1, str(own))
-        elif not {"-h", "--help", "--schema"} & set(words):
+        elif not tasks and not {"-h", "--help", "--schema"} & set(words):
             raise ValueError(
                 f"RECIPE: missing; {model} has no recipe.yaml as a run directory has, so name the training "
-                f"recipe whose held-out text is measured: python -m evaluation.run {model} RECIPE"
+                f"recipe whose held-out text is measured: python -m evaluation.run {model} RECIPE "
+                "(for --tasks alone it is not needed)"
             )
     return words
 
 
-def _step(text: str | None) -> int | None:
-    if text is not None and not text.isdecimal():
-        raise ValueError(f"--step: {text!r} is no step; write a whole number, as --step=500")
+def _joined(words: list[str]) -> list[str]:
+    """`--name value` as `--name=value`, so that a value is never taken for MODEL."""
+    taking = {name for name, _, value in _FLAGS if value}
+    joined, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if word.lstrip("-") in taking and word.startswith("--") and left:
+            word = f"{word}={left.pop(0)}"
+        joined.append(word)
+    return joined
+
+
+def _flags_alone(words: list[str]) -> dict[str, Any]:
+    """The flags of a command line without a recipe."""
+    from configs.load import RecipeError
+
+    told: dict[str, Any] = dict.fromkeys(name for name, _, _ in _FLAGS)
+    takes = {name: value for name, _, value in _FLAGS}
+    for word in words:
+        if word.startswith("-"):
+            name, has_value, value = word.lstrip("-").partition("=")
+            if name not in takes:
+                raise RecipeError(f"--{name}: unknown; there are --{', --'.join(takes)}")
+            if bool(takes[name]) != bool(has_value):
+                needs = (
+                    f"needs a value: --{name}={takes[name]}" if takes[name] else "takes no value"
+                )
+                raise RecipeError(f"--{name}: {needs}")
+            told[name] = value if has_value else True
+    return told
+
+
+def _whole(told: dict[str, Any], name: str, *, least: int) -> int | None:
+    text = told[name]
+    if text is not None and (not text.isdecimal() or int(text) < least):
+        article = "no step" if name == "step" else f"not {least} or more"
+        raise ValueError(f"--{name}: {text!r} is {article}; write a whole number, as --{name}=500")
     return None if text is None else int(text)
+
+
+def _chat(name: str | None, model: Any) -> Any:
+    from data.chat import ChatConfig
+
+    if name is None:
+        return None
+    return model.chat if name == "model" else ChatConfig(template=name)
+
+
+def _writer(model: Any, window: int, chat: Any, dtype: Any) -> Callable[..., Any]:
+    """What writes answers, made when the first one is asked for: it copies the weights to one device."""
+    import functools
+
+    @functools.cache
+    def engine() -> Any:
+        import jax
+        import optax
+        from jax.sharding import NamedSharding
+
+        from model.config import GenerationConfig
+        from model.engine import Engine
+        from tpu.config import MeshConfig
+        from tpu.mesh import make_mesh
+        from training.state import layout
+
+        if jax.process_count() > 1:
+            raise ValueError(
+                "tasks that write answers are run by one process; start it on one host"
+            )
+        mesh = make_mesh(MeshConfig(fsdp=1), jax.local_devices()[:1])
+        specs = layout(model.config, optax.identity(), mesh).specs
+        there = jax.tree.map(
+            lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), model.params, specs
+        )
+        return Engine(
+            there,
+            model.config,
+            model.tokenizer,
+            GenerationConfig(window=window, long_prompts="cut", compute_dtype=dtype),
+            chat=chat or model.chat,
+            add_bos=model.add_bos,
+            stop_tokens=model.stop_tokens,
+        )
+
+    return lambda prompts: engine().generate(prompts)
+
+
+def _first_process() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def _print_result(result: Any) -> None:
+    low, high = result.interval
+    notes = [f"{result.truncated} cut"] if result.truncated else []
+    notes += [f"{result.unparsed} unparsed"] if result.unparsed else []
+    notes += ["fixture"] if result.source.startswith("fixture") else []
+    said = f"  ({', '.join(notes)})" if notes else ""
+    print(
+        f"{result.task:<14}  {result.metric:<20}  {result.value:7.4f}  {low:8.4f}-{high:8.4f}  "
+        f"{result.items:6,}{said}",
+        flush=True,
+    )
 
 
 def _print(scores: dict[str, Any]) -> None:
