@@ -18,6 +18,7 @@ import yaml
 from etils import epath
 
 BOARD = Path(__file__).with_suffix(".yaml")
+_URL = "https://github.com/EleutherAI/lm-evaluation-harness"
 _NO_METRIC = ("alias", "name", "sample_len", "sample_count")
 
 
@@ -166,7 +167,7 @@ def model_index(name: str, rows: Sequence[Row], source: str) -> list[dict[str, A
                 "task": {"type": "text-generation", "name": "Text Generation"},
                 "dataset": {**row.dataset, "args": {"num_few_shot": row.shots}},
                 "metrics": [],
-                "source": {"name": source},
+                "source": {"name": source, "url": _URL},
             },
         )
         entry["metrics"].append(
@@ -179,7 +180,7 @@ def model_index(name: str, rows: Sequence[Row], source: str) -> list[dict[str, A
             "task": {"type": "text-generation", "name": "Text Generation"},
             "dataset": {"name": board, "type": "open-llm-leaderboard"},
             "metrics": [{"type": "mean", "name": "mean", "value": round(100 * average, 2)}],
-            "source": {"name": source},
+            "source": {"name": source, "url": _URL},
         }
     return [{"name": name, "results": list(found.values())}]
 
