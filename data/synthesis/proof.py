@@ -23,8 +23,8 @@ from data.document import Document, draw
 from data.generator import Completion, Generate, Sampling
 from data.strict import Config
 from data.synthesis.config import FiltersConfig
-from data.synthesis.filters import judge_pairs
-from data.synthesis.format import EOS, Pair, parse, synthesis_prompt
+from data.synthesis.filters import TextFilter
+from data.synthesis.format import EOS, Pair, Rejected, parse, synthesis_prompt
 from data.synthesis.grounding import overlap
 
 RUNS = (1, 3)  # content words, and runs of three of them
@@ -64,18 +64,36 @@ class ProofConfig(Config):
 
 @dataclass(frozen=True)
 class Written:
-    """What the synthesizer wrote about one text."""
+    """What the synthesizer wrote about one text.
+
+    Attributes:
+        document: the text, and its page's own pairs.
+        pairs: those that parse, in their order.
+        refused: what the filters say against each of them; None: it is let through.
+        broken: why the other pieces are no pairs.
+        finish: why the output ends.
+    """
 
     document: Document
     pairs: tuple[Pair, ...]
-    num_accepted: int
-    rejected: tuple[str, ...]
+    refused: tuple[str | None, ...]
+    broken: tuple[str, ...]
     finish: str
 
     @property
     def text(self) -> str:
         """What the pairs are about."""
         return self.document.turns[0].text
+
+    @property
+    def num_accepted(self) -> int:
+        """Pairs that the filters let through."""
+        return self.refused.count(None)
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """The reasons against all that was written and not let through."""
+        return (*self.broken, *(reason for reason in self.refused if reason))
 
 
 @dataclass(frozen=True)
@@ -86,8 +104,13 @@ class Grounding:
     other: dict[int, float]
 
     def ratio(self, n: int) -> float | None:
-        """How many times more is found in the own text than in another; None: nothing in that."""
-        return self.own[n] / self.other[n] if self.other[n] else None
+        """How many times more is found in the own text than in another; None: nothing in that.
+
+        It is 0 where nothing is found in the own one either.
+        """
+        if not self.other[n]:
+            return None if self.own[n] else 0.0
+        return self.own[n] / self.other[n]
 
 
 def choose(documents: Sequence[Document], number: int) -> list[Document]:
@@ -117,12 +140,13 @@ def _read(document: Document, completion: Completion, filters: FiltersConfig) ->
     if completion.finish == "error":
         raise ValueError(f"{document.source}: no pairs could be asked for: {completion.error}")
     parsed = parse(completion.text)
-    accepted, refused = judge_pairs(parsed.pairs, document.turns[0].text, filters)
+    judge = TextFilter(document.turns[0].text, filters).judge
+    judged = [judge(pair) for pair in parsed.pairs]
     return Written(
         document=document,
         pairs=parsed.pairs,
-        num_accepted=len(accepted),
-        rejected=tuple(item.reason for item in (*parsed.rejected, *refused)),
+        refused=tuple(item.reason if isinstance(item, Rejected) else None for item in judged),
+        broken=tuple(item.reason for item in parsed.rejected),
         finish=completion.finish,
     )
 
@@ -130,8 +154,7 @@ def _read(document: Document, completion: Completion, filters: FiltersConfig) ->
 def parse_rate(written: Sequence[Written]) -> float:
     """Pairs that parse over all pieces of the outputs; what the filters say does not enter."""
     pairs = sum(len(item.pairs) for item in written)
-    refused = sum(len(item.pairs) - item.num_accepted for item in written)
-    broken = sum(len(item.rejected) for item in written) - refused
+    broken = sum(len(item.broken) for item in written)
     return pairs / max(pairs + broken, 1)
 
 
@@ -213,7 +236,36 @@ def bits_per_byte(run_dir: str) -> list[tuple[int, float]]:
 
 
 def page(told: dict[str, Any], written: Sequence[Written], shown: int) -> str:
-    """The figures and the first pairs, as Markdown."""
+    """The figures and the first pairs under their texts, as Markdown."""
+    return f"{figures_page(told)}\n{pairs_page(written, shown)}"
+
+
+def pairs_page(written: Sequence[Written], shown: int) -> str:
+    """The first pairs that parse, as they came, each with what the filters say against it."""
+    lines: list[str] = []
+    number = 0
+    for item in written:
+        if number == shown:
+            break
+        lines += [*(f"> {line}  " for line in item.text.splitlines()), ""]
+        if not item.pairs:
+            lines += [f"no pair: {', '.join(item.broken) or 'nothing was written'}", ""]
+        for pair, reason in zip(item.pairs, item.refused, strict=True):
+            if number == shown:
+                break
+            number += 1
+            question = " / ".join(pair.question.splitlines())
+            refused = f" *(refused: {reason})*" if reason else ""
+            lines += [
+                f"{number}. **{question}**  ",
+                f"   {' / '.join(pair.answer.splitlines())}{refused}",
+            ]
+        lines += [""] * bool(item.pairs)
+    return "\n".join(lines)
+
+
+def figures_page(told: dict[str, Any]) -> str:
+    """The figures as Markdown tables."""
     one, three = told["grounded"]["1"], told["grounded"]["3"]
     lines = [
         "| on held-out pages | |",
@@ -243,12 +295,7 @@ def page(told: dict[str, Any], written: Sequence[Written], shown: int) -> str:
             f"| {what} | " + " | ".join(f"{value:.4f}" for _, value in told[name]) + " |"
             for what, name in (("texts with their pairs", "augmented"), ("texts alone", "raw"))
         ),
-        "",
     ]
-    pairs = [(pair, item) for item in written for pair in item.pairs][:shown]
-    for number, (pair, _) in enumerate(pairs, 1):
-        question = " / ".join(pair.question.splitlines())
-        lines += [f"{number}. **{question}**", f"   {' / '.join(pair.answer.splitlines())}"]
     return "\n".join(lines) + "\n"
 
 

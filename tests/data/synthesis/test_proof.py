@@ -13,10 +13,12 @@ from data.synthesis.proof import (
     ThresholdsConfig,
     choose,
     figures,
+    figures_page,
     grounding,
     main,
     missed,
     page,
+    pairs_page,
     parse_rate,
     write,
 )
@@ -84,6 +86,7 @@ def test_grounding_is_of_all_pairs_that_parse_against_their_own_and_another_text
     assert found.ratio(1) == pytest.approx(2 / 3)
     alone = grounding([("a", ASPIRIN, pairs[:1]), ("b", "Nothing alike.", [])])
     assert alone.ratio(1) is None  # nothing of it is in the other text: no number of times
+    assert grounding([("a", ASPIRIN, []), ("b", HEART, [])]).ratio(1) == 0  # no pairs, no praise
 
 
 def test_figures_and_what_they_miss(written):
@@ -106,8 +109,11 @@ def test_the_page_shows_so_many_pairs_as_they_came(written):
     text = page(told, written, 3)
     assert "| pieces that parse as pairs | 80.0% |" in text
     assert "| texts alone | 3.0000 | 2.5000 |" in text
-    assert "3. **What does the heart pump?**\n   Blood through the vessels." in text
+    assert "> The heart pumps blood through the vessels. It beats" in text
+    assert "3. **What does the heart pump?**  \n   Blood through the vessels.\n" in text
     assert "whales" not in text
+    assert "polar oceans. *(refused: not grounded)*" in pairs_page(written, 9)
+    assert text.startswith(figures_page(told))
 
 
 def test_texts_are_drawn_by_their_ids():
