@@ -34,7 +34,7 @@ HASH := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 TRAIN_STAMP := $(VENV)/.installed-$(MACHINE)-$(HASH)
 TEST_STAMP := $(VENV)/.installed-test-$(HASH)
 
-.PHONY: help train test test-slow lint schema clean
+.PHONY: help train test test-slow lint schema plans clean
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
@@ -61,6 +61,10 @@ schema: $(TRAIN_STAMP)
 	@for kind in train prepare; do \
 		$(RUN) -m configs.schema $$kind > build/$$kind.schema.part; \
 		mv build/$$kind.schema.part build/$$kind.schema.json; echo build/$$kind.schema.json; done
+
+# Compiles every row of tpu/compiled.yaml for its TPU slice and writes tpu/compiled.json: an hour or two on two cores.
+plans: $(TEST_STAMP)
+	@$(RUN) -m tpu.compiled --all
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
