@@ -65,10 +65,10 @@ class RunConfig(Config):
     """How every run trains."""
 
     tokens: int = Field(
-        default=1_600_000, ge=1, description="tokens of a run, padding left out; equal for all"
+        default=1_200_000, ge=1, description="tokens of a run, padding left out; equal for all"
     )
     extend: tuple[float, ...] = Field(
-        default=(1.5,),
+        default=(1.33,),
         description="where a variant has memorised too little, it and all it is compared with "
         "train on to so many times `tokens`; the last one is the cap",
     )
