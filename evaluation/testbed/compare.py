@@ -24,6 +24,7 @@ from evaluation.testbed.domain import NAME
 from evaluation.testbed.measure import summary
 from evaluation.testbed.questions import make_items, question_documents
 from evaluation.testbed.streams import (
+    MADE,
     Convert,
     Packed,
     World,
@@ -63,12 +64,15 @@ class Comparison:
 
 
 def cells_of(config: TestbedConfig) -> list[Cell]:
-    """All runs: every variant and number of wordings at the first seed, the main one at all seeds."""
+    """All runs: every variant and number of wordings at the first seed, the main one at all seeds.
+
+    In the order in which they run: what teaches the most goes first, for its figures are waited for.
+    """
     return [
         Cell(variant, wordings, seed)
         for wordings in sorted(config.wordings, key=lambda w: w != config.main_wordings)
         for seed in (config.seeds if wordings == config.main_wordings else config.seeds[:1])
-        for variant in config.variants
+        for variant in sorted(config.variants, key=lambda v: not MADE[v])
     ]
 
 
