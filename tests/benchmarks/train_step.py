@@ -8,7 +8,9 @@ Both sides take the same rows: several documents a row, kept apart by the mask, 
 with each, loss on the same tokens; forward, backward, clipping and AdamW. Theirs is
 `LlamaForCausalLM` with SDPA (a boolean mask for the packed documents), on a GPU compiled by
 `torch.compile` and under bfloat16 autocast; ours is the very step of train.py. Steps alternate, so a
-busy machine slows both; what counts is the ratio. The first rounds (compilation) are left out.
+busy machine slows both; what counts is the ratio. On a machine that others use, `taskset -c 0` keeps both to one
+core and the processor time (user and system, all threads) is what to compare. The first rounds (compilation) are
+left out.
 """
 
 import argparse
@@ -84,26 +86,32 @@ def main() -> None:
         sides["theirs"] = theirs(kind, batch, given.device)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     losses: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(given.rounds + 2):
         for name, step in sides.items():
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             losses[name].append(step())
             if round_ >= 2:
                 seconds[name].append(time.perf_counter() - begin)
+                processor[name].append(time.process_time() - used)
     tokens = kind["rows"] * kind["seq_len"]
     for name, spent in seconds.items():
         middle = statistics.median(spent)
         print(
             f"{name:<7}{tokens / middle:>12,.0f} tokens/s  {middle:.3f} s a step "
-            f"(best {min(spent):.3f}); loss {losses[name][0]:.4f} -> {losses[name][-1]:.4f}"
+            f"(best {min(spent):.3f}); processor {statistics.median(processor[name]):.3f} s "
+            f"(best {min(processor[name]):.3f}); loss {losses[name][0]:.4f} -> {losses[name][-1]:.4f}",
+            flush=True,
         )
     if len(sides) == 2:
-        ratios = [b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
-        print(
-            f"ours / theirs, tokens/s: {statistics.median(ratios):.2f} (median of {len(ratios)} "
-            f"rounds; {min(ratios):.2f} to {max(ratios):.2f}); "
-            f"best against best {min(seconds['theirs']) / min(seconds['ours']):.2f}"
-        )
+        for what, spent in (("wall", seconds), ("processor", processor)):
+            ratios = [b / a for a, b in zip(spent["ours"], spent["theirs"], strict=True)]
+            print(
+                f"ours / theirs, tokens per second of {what} time: {statistics.median(ratios):.2f} (median of "
+                f"{len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f}); "
+                f"best against best {min(spent['theirs']) / min(spent['ours']):.2f}"
+            )
+        print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} core(s)")
 
 
 def rows(kind: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start_processes(count, devices, *command):
-    """`count` processes of `devices` CPU devices each, knowing of one another."""
+    """`count` processes of `devices` CPU devices each, knowing of one another.
+
+    A word that is a list has one value for each process.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -35,9 +38,10 @@ def start_processes(count, devices, *command):
             "JAX_NUM_PROCESSES": str(count),
             "JAX_PROCESS_ID": str(index),
         }
+        words = [str(word[index] if isinstance(word, list) else word) for word in command]
         started.append(
             subprocess.Popen(
-                [sys.executable, *map(str, command)],
+                [sys.executable, *words],
                 cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
