@@ -215,12 +215,23 @@ class _Console:
         return duration((time.monotonic() - then) / (step - first) * (self._num_steps - step))
 
 
+def _summary_writer() -> Any:
+    """The class of tensorboardX, which imports torch where it is installed: two seconds, for nothing here."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class _TensorBoard:
     """Event files by tensorboardX; for object storage written locally and uploaded at the end."""
 
     def __init__(self, run_dir: str, start_step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         self._target = epath.Path(run_dir) / "tensorboard"
         self._scratch = None
         folder = str(self._target)
@@ -229,7 +240,7 @@ class _TensorBoard:
             folder = self._scratch.name
         # TensorBoard leaves out what an earlier process wrote from here on.
         purge = start_step + 1 if start_step else None
-        self._writer = SummaryWriter(folder, purge_step=purge, flush_secs=30)
+        self._writer = _summary_writer()(folder, purge_step=purge, flush_secs=30)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
