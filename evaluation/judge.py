@@ -270,7 +270,7 @@ def _answers(
 
     step = getattr(options, f"{side}_step")
     if step is None and is_run(source):
-        step = next(iter(good_steps(source)), None)
+        step = max(good_steps(source), default=None)  # a run that trains on answers anew
     sampling = Sampling(
         temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed
     )

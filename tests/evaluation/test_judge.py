@@ -316,6 +316,60 @@ def test_a_model_answers_turn_by_turn(tmp_path):
     assert answers["a"][2] == "<one/<one>/two/<one/<one>/two>/three>"
 
 
+@pytest.mark.slow
+def test_models_answer_here_and_only_once(tmp_path, server, monkeypatch):
+    """Two folders answer; the command given again asks neither them nor the judge anew."""
+    from tests.model.tiny_models import make_folder, make_tokenizer
+
+    folders = []
+    for name in ("grouped", "random_wide"):
+        folder = tmp_path / name
+        make_folder(folder, name, make_tokenizer(folder))
+        folders.append(str(folder))
+    case = Case(tmp_path, server)
+    case.rows("prompts", [{"prompt": "The liver"}, {"turns": ["A cell", "More"]}])
+    words = ["--first", folders[0], "--second", folders[1], "--max_new_tokens", "8"]
+    result = case.run(*words)
+    assert result["pairs"] == 2
+    answers = [json.loads(line) for line in (tmp_path / "out" / "first.jsonl").open()]
+    assert [len(row["texts"]) for row in answers] == [1, 2]
+    asked = len(server.requests)
+    monkeypatch.setattr("model.generate.open_engine", None)  # not needed any more
+    assert case.run(*words)["win"] == result["win"]
+    assert len(server.requests) == asked
+    # Other settings are another answer.
+    with pytest.raises(TypeError):
+        case.run(*words, "--seed", "1")
+
+
+def test_a_run_answers_with_its_newest_checkpoint(tmp_path, server, monkeypatch):
+    """And answers anew once it has a newer one."""
+    opened: list[int] = []
+
+    class Echo:
+        def generate(self, prompts: Any) -> Any:
+            return (Completion(p.id, f"step {opened[-1]}", "stop") for p in prompts)
+
+    def open_engine(source: str, generation: Any, *, step: int, chat: Any) -> Echo:
+        opened.append(step)
+        return Echo()
+
+    steps = [100, 200]
+    monkeypatch.setattr("training.state.is_run", lambda source: source == "run")
+    monkeypatch.setattr("training.steps.good_steps", lambda source: steps)
+    monkeypatch.setattr("model.generate.open_engine", open_engine)
+    case = Case(tmp_path, server)
+    case.answers([{"prompt": "Why?"}], ["-"], ["short"])
+    for _ in range(2):
+        case.run("--first", "run")
+    assert opened == [200]
+    steps.append(300)
+    case.run("--first", "run")
+    case.run("--first", "run", "--first_step", "100")
+    assert opened == [200, 300, 100]
+    assert json.loads((tmp_path / "out" / "first.jsonl").read_text())["texts"] == ["step 100"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
