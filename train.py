@@ -216,7 +216,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
                 return jitted.lower(state, batch).compile(flags or None)
 
             train_step, run = first_that_fits(settings, build)
-        evaluation = InRun.of(recipe, streams, plan, attend, tokenizer, tracker, clock)
+        evaluation = InRun.of(recipe, run, streams, plan, attend, tokenizer, tracker, clock)
 
     def save(step: int, row: int, *, wait: bool) -> None:
         """Commits state and everything that a restart must know, at once."""

@@ -69,11 +69,17 @@ class ReportConfig(Config):
         default=(), description="tasks on whose train split each model is tuned first, besides"
     )
     limit: int | None = Field(default=None, ge=1, description="items a task, at most; null: all")
+    chat: bool = Field(
+        default=False, description="prompts of tasks go through each model's chat template"
+    )
     answers: int = Field(default=3, ge=0, description="sample answers for each domain stream")
     corpus_date: str | None = Field(
         default=None,
         pattern=r"^\d{4}(-\d{2}){0,2}$",
         description="when the corpus was collected (2024-06); tasks older than it are marked",
+    )
+    tensor: int = Field(
+        default=1, ge=1, description="devices that share the weights while answers are written"
     )
     safety: SafetyConfig | None = Field(default=SafetyConfig(), description="null leaves it out")
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data.chat import ChatConfig, encode_documents
+from data.document import Document
 from data.tokenizer import Tokenizer
 
 
@@ -26,15 +27,23 @@ def encoded_anew(
     Raises:
       ValueError: the folder holds no documents.
     """
-    from data.document import Document
     from data.pack import pack
 
+    documents = read_documents(folder)
+    encoded = encode_documents(documents, tokenizer, ChatConfig(), add_bos=add_bos, add_eos=True)
+    return list(itertools.islice(pack(encoded, seq_len), max_rows))
+
+
+def read_documents(folder: str) -> list[Document]:
+    """The documents of a `heldout` folder, in their order.
+
+    Raises:
+      ValueError: it holds none.
+    """
     path = epath.Path(folder) / "documents.jsonl.zst"
     if not path.exists():
         raise ValueError(f"{path} is not there; held-out text is written by data.prepare")
-    documents = [Document.from_json(line) for line in _lines(path)]
-    encoded = encode_documents(documents, tokenizer, ChatConfig(), add_bos=add_bos, add_eos=True)
-    return list(itertools.islice(pack(encoded, seq_len), max_rows))
+    return [Document.from_json(line) for line in _lines(path)]
 
 
 def batches_of(

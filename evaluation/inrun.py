@@ -6,6 +6,7 @@ part of the same weights, and all get the same answer.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from data.tokenizer import Tokenizer
 from evaluation.config import EvalConfig
 from evaluation.forgetting import ForgettingAlarm, ForgettingError
+from evaluation.runtasks import RunTasks
 from evaluation.scoring import HeldOut, score_heldout, spread_byte_lengths
 from model.attention import Attend
 from model.llama import Params
@@ -37,6 +39,7 @@ class InRun:
         attend: the run's attention.
         tokenizer: the run's.
         alarm: on process 0 of a run that watches for forgetting.
+        tasks: those asked of the weights.
         tracker: gets the numbers.
         clock: is charged.
     """
@@ -51,11 +54,15 @@ class InRun:
         tokenizer: Tokenizer,
         *,
         alarm: ForgettingAlarm | None,
+        tasks: RunTasks | None,
         tracker: Tracker,
         clock: Clock,
     ) -> None:
-        self._config, self._heldout, self._alarm = config, heldout, alarm
+        self._config, self._heldout, self._alarm, self._tasks = config, heldout, alarm, tasks
         self._tracker, self._clock = tracker, clock
+        self._rows = config.batch_rows or train.global_batch_rows // train.accumulate
+        self._train_rows = train.global_batch_rows
+        self._begun: tuple[int, float] | None = None  # step and seconds of steps, when first asked
         self._eval_step = jax.jit(make_eval_step(plan.config, train, plan.mesh, plan.specs, attend))
         self._byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), plan.config, plan.mesh)
 
@@ -63,6 +70,7 @@ class InRun:
     def of(
         cls,
         recipe: Any,
+        train: TrainConfig,
         streams: Sequence[Any],
         plan: Layout,
         attend: Attend,
@@ -70,7 +78,10 @@ class InRun:
         tracker: Tracker,
         clock: Clock,
     ) -> "InRun":
-        """What a training recipe (`configs.recipe.TrainRecipe`) asks for on its opened streams."""
+        """What a training recipe (`configs.recipe.TrainRecipe`) asks for on its opened streams.
+
+        `train` is the recipe's with what it leaves open decided.
+        """
         from data.loader import has_heldout, heldout_batches
         from tpu.mesh import BATCH
 
@@ -96,14 +107,29 @@ class InRun:
                 after_steps=2 * recipe.optimizer.warmup_steps if after is None else after,
                 before=recipe.resume.from_run,
             )
+        tasks = None
+        if recipe.eval.tasks:
+            tasks = RunTasks(
+                recipe.eval.tasks,
+                plan,
+                tokenizer,
+                add_bos=streams[0].info["add_bos"],
+                compute_dtype=train.compute_dtype,
+                run_dir=recipe.run_dir,
+                share=recipe.eval.task_budget,
+                num_steps=train.num_steps,
+                every_steps=recipe.eval.every_steps,
+                say=tracker.say,
+            )
         return cls(
             recipe.eval,
             heldout,
             plan,
-            recipe.train,
+            train,
             attend,
             tokenizer,
             alarm=alarm,
+            tasks=tasks,
             tracker=tracker,
             clock=clock,
         )
@@ -128,6 +154,15 @@ class InRun:
             values[f"eval/{name}/loss"] = score.loss
             values[f"eval/{name}/bits_per_byte"] = score.bits_per_byte
         check_finite(step, values)
+        if self._tasks is not None:
+            with self._clock("eval"):
+                scores_of_tasks, left_out = self._tasks.measure(
+                    step, params, step_seconds=self._step_seconds(step, params)
+                )
+            values |= scores_of_tasks
+            if left_out:
+                self._tracker.say(left_out)
+                self._tracker.event("tasks_left_out", step=step, reason=left_out)
         self._tracker.log(step, values)
         return self._forgets(step, scores)
 
@@ -143,6 +178,22 @@ class InRun:
     def stopped(self, step: int) -> ForgettingError:
         """What to raise once the state of a run that forgets is saved."""
         return ForgettingError(self._advice(step))
+
+    def _step_seconds(self, step: int, params: Params) -> float | None:
+        """What a training step takes: measured where there were any, else three forward passes."""
+        spent = self._clock.seconds()
+        trained = spent["step"] + spent["data"]
+        if self._begun is None:
+            self._begun = (step, trained)
+        if step > self._begun[0]:
+            return (trained - self._begun[1]) / (step - self._begun[0])
+        if not self._heldout:
+            return None
+        feed = iter(next(iter(self._heldout.values()))())
+        batch = next(feed)
+        begun = time.monotonic()
+        jax.block_until_ready(self._eval_step(params, batch, self._byte_lengths))
+        return 3 * (time.monotonic() - begun) * self._train_rows / self._rows
 
     def _forgets(self, step: int, scores: Mapping[str, HeldOut]) -> bool:
         stop = False

@@ -61,6 +61,7 @@ def open_model(
     step: int | None = None,
     max_seq_len: int | None = None,
     vocab_multiple: int | None = None,
+    tokenizer: str | None = None,
 ) -> Model:
     """Loads a run directory's newest good checkpoint (or `step`), or a Hugging Face model.
 
@@ -70,6 +71,7 @@ def open_model(
         step: of a run.
         max_seq_len: the longest row that will be used; see `read_config`.
         vocab_multiple: pads the vocabulary of a Hugging Face model, for sharding.
+        tokenizer: of a Hugging Face model that has none beside it; default: the one beside it.
 
     Raises:
         ValueError: it is none of them, or cannot be read; the message begins with MODEL.
@@ -83,21 +85,21 @@ def open_model(
         config = read_config(source, max_seq_len=max_seq_len)
     except ValueError as error:
         raise ValueError(f"MODEL: {error}") from error
-    tokenizer = load_tokenizer(source)
+    loaded = load_tokenizer(tokenizer or source)
     if vocab_multiple:
         config = config.model_copy(update={"vocab_multiple": vocab_multiple})
     plan = layout(config, optax.identity(), mesh)
     params = load_params(source, config, plan.specs, mesh)
-    chat, _ = chat_of({}, tokenizer, tokenizer.add_bos)
-    stops = {*_said_to_end(source), *ends_of_reply(chat, tokenizer)}
+    chat, _ = chat_of({}, loaded, loaded.add_bos)
+    stops = {*_said_to_end(source), *ends_of_reply(chat, loaded)}
     return Model(
         source,
         None,
         config,
         plan,
         params,
-        tokenizer,
-        tokenizer.add_bos,
+        loaded,
+        loaded.add_bos,
         tuple(sorted(stops)),
         chat,
         {},
