@@ -5,6 +5,7 @@ q [B, T, N, H], k and v [B, T, K, H], segment_ids int32 [B, T] (0 is padding), o
 A token sees itself and the earlier tokens of its own segment. Softmax is float32 throughout.
 
 - `xla`: plain einsums, everywhere.
+- `blockwise`: the same on CPUs, without the masked half and the memory traffic (model/blockwise.py).
 - `cudnn`: the fused kernel of NVIDIA GPUs, bfloat16 or float16; the segments go in as a mask.
 - `splash`: the Pallas flash kernel of TPUs, which skips blocks that the mask leaves empty.
 
@@ -22,8 +23,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from model.blockwise import blockwise
+
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-Kind = Literal["auto", "xla", "cudnn", "splash"]
+Kind = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
 
 SAVED = "attention"  # what rematerialisation may keep of a layer: the output of attention
 _LANES = 128  # a TPU kernel's rows are multiples of this
@@ -41,7 +44,7 @@ def select(
     `blocks` are splash's.
     """
     if kind == "auto":
-        kind = "splash" if platform == "tpu" else "cudnn" if platform == "gpu" else "xla"
+        kind = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "blockwise")  # type: ignore[assignment]
         if kind == "cudnn" and (reason := _why_not_cudnn(compute_dtype)):
             logging.getLogger("lectern").warning(
                 "attention: cudnn not used (%s); using xla", reason
@@ -58,7 +61,10 @@ def select(
             )
         kernel = functools.partial(splash, mesh=mesh, interpret=platform != "tpu")
         return kind, functools.partial(kernel, blocks=blocks) if blocks else kernel
-    return kind, {"xla": xla, "cudnn": cudnn}[kind]
+    if kind == "blockwise" and mesh is not None and mesh.shape.get("sequence", 1) > 1:
+        kind = "xla"  # a block of queries would lie on one device of the axis
+    plain = {"xla": xla, "cudnn": cudnn, "blockwise": functools.partial(blockwise, name=SAVED)}
+    return kind, plain[kind]
 
 
 def visible(segment_ids: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class TrainConfig(Config):
         "gate and up products, everything (nothing is computed again); auto: what fits and is best "
         "by tpu/settings.yaml",
     )
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = "auto"
     attention_blocks: tuple[int, int] | None = Field(
         default=None,
         description="splash: most queries and keys that it works on at a time; default: "

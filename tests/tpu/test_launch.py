@@ -62,14 +62,14 @@ class Launch:
         self.lines.extend(iter(self.process.stdout.readline, ""))
 
     def until(self, pattern, count=1):
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 1200
         while sum(bool(re.search(pattern, line)) for line in list(self.lines)) < count:
             assert self.process.poll() is None, "".join(self.lines)
             assert time.monotonic() < limit, "".join(self.lines)
             time.sleep(0.05)
 
     def end(self):
-        code = self.process.wait(timeout=180)
+        code = self.process.wait(timeout=1200)
         self._thread.join()
         return code, "".join(self.lines)
 

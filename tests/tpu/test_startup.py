@@ -191,3 +191,45 @@ def test_a_run_whose_hosts_differ_ends_on_all_of_them(sample_streams, tmp_path):
     codes, output = finish(start_processes(2, 1, "train.py", [recipe, other]))
     assert codes == [1, 1], output
     assert output.count(f"{HOST}: stream biomedicine: {copy}: shard") == 2
+
+
+def test_initial_weights_of_a_hub_id_are_fetched_and_others_left_where_they_are(
+    tmp_path, monkeypatch
+):
+    from etils import epath
+
+    from configs.recipe import TrainRecipe
+    from configs.resolve import drop_copy, locate_weights
+
+    fetched = []
+
+    def fetch(source, revision):
+        fetched.append((source, revision))
+        return epath.Path(tmp_path / "snapshot")
+
+    monkeypatch.setattr("model.huggingface.load.fetch", fetch)
+
+    def recipe(**model):
+        return TrainRecipe.model_validate(
+            {
+                "run_dir": str(tmp_path / "run"),
+                "model": model,
+                "tokenizer": "t",
+                "streams": {"a": {"path": "a"}},
+                "train": {"num_steps": 1, "global_batch_rows": 1},
+            }
+        )
+
+    located = locate_weights(recipe(init_from="org/name", revision="abc"))
+    assert fetched == [("org/name", "abc")]
+    assert located.model.init_from == str(tmp_path / "snapshot")
+    assert located.model.revision is None
+    for own in (recipe(init_from=str(tmp_path)), recipe(preset="tiny")):
+        assert locate_weights(own) == own
+    monkeypatch.setattr("training.steps.newest_meta", lambda run_dir: {"step": 0})
+    begun = recipe(init_from="org/name")
+    assert locate_weights(begun) == begun, "a run that has begun does not go back to the hub"
+    assert len(fetched) == 1
+    (tmp_path / "run" / "initial").mkdir(parents=True)
+    drop_copy(str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "initial").exists()
