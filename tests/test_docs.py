@@ -65,7 +65,8 @@ def test_a_command_is_one_that_exists(line):
     assert words[0] == "python", line
     module = words[2] if words[1] == "-m" else words[1]
     file = ROOT / (module if module.endswith(".py") else module.replace(".", "/") + ".py")
-    assert file.exists(), f"{line}: there is no {file.name}"
+    program = file.exists() or (file.with_suffix("") / "__main__.py").exists()
+    assert program, f"{line}: there is no {file.name}"
     rest = words[3:] if words[1] == "-m" else words[2:]
     recipe = rest[0] if rest else ""
     if recipe == "recipe.yaml":  # the reader's

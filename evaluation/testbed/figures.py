@@ -53,6 +53,7 @@ class Line:
         tokens: tokens given, padding left out, by seed.
         under: whether a run has memorised less than asked for at the cap.
         figures: by the names of `FIGURES`.
+        mean_rank: of the right value among its attribute's, in a seen and in an unseen wording.
         attributes: answerable given memorised by attribute.
         loss: of every stream at the end, mean over seeds.
         cpu_seconds, seconds: of training and measuring, all seeds and budgets together.
@@ -65,6 +66,7 @@ class Line:
     tokens: tuple[int, ...]
     under: bool
     figures: dict[str, Figure]
+    mean_rank: dict[str, float | None]
     attributes: dict[str, float | None]
     loss: dict[str, float]
     cpu_seconds: float
@@ -157,6 +159,7 @@ def _line(config: TestbedConfig, out: Path, comparison: Comparison, variant: Var
         tuple(measure["tokens"] for measure in found),
         min(memorised) < config.run.memorised,
         figures_of(runs, draws=config.draws),
+        {kind: _mean_rank(runs, kind) for kind in ("seen", "unseen")},
         _by_attribute(runs),
         {
             name: float(np.mean([m["loss"][name] for m in found if name in m["loss"]]))
@@ -176,6 +179,11 @@ def _read(out: Path, cell: Cell, budget: int) -> dict[str, Any]:
 
 def _memorised(found: Sequence[Answer]) -> set[tuple[str, str]]:
     return {(a.entity, a.attribute) for a in found if a.kind == "cloze" and a.rank == 1}
+
+
+def _mean_rank(runs: Sequence[Sequence[Answer]], kind: str) -> float | None:
+    ranks = [a.rank for found in runs for a in found if a.kind == kind]
+    return float(np.mean(ranks)) if ranks else None
 
 
 def _by_attribute(runs: Sequence[Sequence[Answer]]) -> dict[str, float | None]:

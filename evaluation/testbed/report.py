@@ -34,12 +34,12 @@ def table(config: TestbedConfig, lines: Sequence[Line]) -> str:
             f"### {wordings} wording{plural} of an article, {seeds} "
             f"seed{'' if seeds == 1 else 's'}, {group[0].budget:,} tokens each",
             "",
-            "| variant | memorised | answerable | in a wording never seen | ranks first | "
+            "| variant | memorised | answerable | in a wording never seen | ranks first; mean rank | "
             "in a wording never seen | **answerable given memorised** | in a wording never seen |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for line in group:
-            cells = [_cell(line.figures[name]) for name in _ORDER]
+            cells = [_cell(line.figures[name]) + _rank(line, name) for name in _ORDER]
             mark = " ¹" if line.under else ""
             text.append(f"| {line.variant}{mark} | " + " | ".join(cells) + " |")
         if any(line.under for line in group):
@@ -108,6 +108,12 @@ def _cell(figure: Figure) -> str:
         return "–"
     low, high = figure.interval
     return f"{figure.value:.2f} ({low:.2f}–{high:.2f})"
+
+
+def _rank(line: Line, name: str) -> str:
+    kind = {"ranks_first": "seen", "ranks_first_unseen": "unseen"}.get(name)
+    rank = line.mean_rank[kind] if kind else None
+    return "" if rank is None else f"; {rank:.1f}"
 
 
 def _whiskers(found: Sequence[Figure]) -> list[list[float]]:

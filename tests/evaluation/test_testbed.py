@@ -49,7 +49,7 @@ TINY = {
         "head_dim": 8,
     },
     "optimizer": {"peak_lr": 1e-2, "warmup_steps": 2, "schedule": "constant"},
-    "run": {"tokens": 6000, "extend": [], "batch_rows": 2, "seq_len": 256},
+    "run": {"tokens": 6000, "extend": [], "batch_rows": 8, "seq_len": 256},
     "workers": 1,
 }
 
@@ -332,14 +332,13 @@ def test_a_run_is_taken_on_from_its_checkpoint(trained):
 
     cell = comparisons[0].cells[1]
     _job(config, cell, 9000)
-    through = config.model_copy(update={"out_dir": config.out_dir})
     bench = _bench(config.model_dump_json())
     weights = shares(config, cell.variant)
     streams = [bench.streams[name, cell.wordings] for name in sorted(weights)]
     once = bench.trainer.run(
         streams, weights, seed=cell.seed, budget=9000, run_dir=config.out_dir + "/once"
     )
-    kept = measure_at(Path(through.out_dir), cell, 9000)
+    kept = measure_at(Path(config.out_dir), cell, 9000)
     assert kept["steps"] == once.steps
     assert kept["tokens"] == once.tokens
     assert [tuple(a) for a in kept["answers"]] == [tuple(vars(a).values()) for a in once.answers]
@@ -527,6 +526,51 @@ def test_too_many_entities_or_an_empty_part_are_refused():
         make_domain(wording, num_entities=2, held_out=0.1, seed=0)
     with pytest.raises(ValueError, match="does not exist"):
         load_wording("/nowhere/words.yaml")
+
+
+def test_a_synthesizer_writes_about_taught_articles_once(world, tokenizer, tmp_path, monkeypatch):
+    import model.generate
+    from data.generator import Completion
+    from evaluation.testbed.synthesizer import open_synthesizer
+
+    class Engine:
+        def __init__(self):
+            self.tokenizer, self.prompts = tokenizer, []
+
+        def generate(self, prompts):
+            for prompt in prompts:
+                self.prompts.append(prompt)
+                said = " <QUE> Which firm makes the drug? <ANS> The firm that makes it. </END>"
+                yield Completion(prompt.id, said, "stop", 0, 10)
+
+    engine = Engine()
+    monkeypatch.setattr(model.generate, "open_engine", lambda *_: engine)
+    config = tiny(
+        out_dir=str(tmp_path),
+        variants=["synthesizer"],
+        synthesizer="model",
+        synthesis={"filters": {"min_answer_overlap": 0.0, "min_question_overlap": 0.0}},
+    )
+    convert = open_synthesizer(config, tokenizer)
+    first = list(documents(config, world, "synthesis", 1, convert))
+    asked_for = len(engine.prompts)
+    text = "\n".join(texts_of(first))
+    assert "Which firm makes the drug?" in text
+    assert asked_for == len(world.domain.taught) * 3
+    assert all(entity.name in text for entity in world.domain.taught)
+    assert not any(entity.name in text for entity in world.domain.held_out)
+    again = list(documents(config, world, "synthesis", 1, open_synthesizer(config, tokenizer)))
+    assert texts_of(again) == texts_of(first)
+    assert len(engine.prompts) == asked_for
+
+
+def test_both_recipes_load():
+    from configs.load import load_recipe
+
+    folder = "evaluation/testbed"
+    assert load_recipe(TestbedConfig, f"{folder}/small.yaml") == TestbedConfig()
+    large = load_recipe(TestbedConfig, f"{folder}/large.yaml", ["synthesizer=model"])
+    assert make_world(large).domain.held_out
 
 
 @pytest.mark.slow
