@@ -67,11 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         without_tpu()
         require_compiler()
+        from tpu.compile import CACHE
+
         if given.check:
             return _check(rows, known, given)
         for name in given.names or rows:
-            known[name] = _compiled(name, rows[name])
-            # After every row: a table that was stopped keeps what it has.
+            found = _compiled(name, rows[name], cache=CACHE)
+            # Read and written after every row: a table that was stopped, or filled by two, keeps what it has.
+            known = (json.loads(FILE.read_text()) if FILE.exists() else {}) | {name: found}
             order = {n: known[n] for n in rows if n in known}
             FILE.write_text(json.dumps(order, indent=1) + "\n")
         return int(any("does_not_fit" in known[name] for name in given.names or rows))
@@ -124,7 +127,7 @@ def recipe_of(row: dict[str, Any]) -> Any:
     )
 
 
-def _compiled(name: str, row: dict[str, Any]) -> dict[str, Any]:
+def _compiled(name: str, row: dict[str, Any], *, cache: Path | None) -> dict[str, Any]:
     """Compiles a row with the first of its settings that fits."""
     from tpu.plan import plan
 
@@ -140,7 +143,7 @@ def _compiled(name: str, row: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
     }
     try:
-        step = plan(recipe, row["topology"], cache=None)["steps"]["train"]
+        step = plan(recipe, row["topology"], cache=cache)["steps"]["train"]
     except ValueError as error:
         if "does not fit" not in str(error):
             raise
@@ -174,7 +177,7 @@ def _check(rows: dict[str, Any], known: dict[str, Any], given: argparse.Namespac
         print(f"not compiled this time: {', '.join(left)}")
     wrong = []
     for name in due:
-        found = _compiled(name, rows[name])
+        found = _compiled(name, rows[name], cache=None)
         if "does_not_fit" in found:
             wrong.append(f"{name}: does not fit any more: {found['does_not_fit']}")
         elif name in same:

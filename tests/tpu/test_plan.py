@@ -41,6 +41,17 @@ def recipe_file(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture
+def own_table(tmp_path, monkeypatch):
+    """Settings that do not change when the project's table does."""
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "TPU v5 lite: {remat: [residual, attention], loss_chunk: 64, attention_blocks: [512, 512]}\n"
+        "elsewhere: {remat: [attention], loss_chunk: 32, attention_blocks: [128, 128]}\n"
+    )
+    monkeypatch.setattr("tpu.settings.FILE", file)
+
+
 @pytest.fixture(scope="module")
 def compiled(recipe_file, tmp_path_factory):
     """(the plan, what the compiler said of memory, the cache's folder)."""
@@ -109,7 +120,9 @@ def test_what_was_compiled_is_not_compiled_again(compiled, recipe_file, monkeypa
 
 
 @needs_compiler
-def test_a_program_that_does_not_fit_says_by_how_much(compiled, recipe_file, monkeypatch, tmp_path):
+def test_a_program_that_does_not_fit_says_by_how_much(
+    compiled, own_table, recipe_file, monkeypatch, tmp_path
+):
     said = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
         "Used 18.25G of 15.75G hbm. Exceeded hbm capacity by 2.50G."
@@ -262,22 +275,30 @@ def train(**fields):
     return TrainConfig(**{"num_steps": 1, "global_batch_rows": 512, "seq_len": 4096} | fields)
 
 
-def test_what_a_recipe_leaves_open_comes_from_the_table():
+def test_what_a_recipe_leaves_open_comes_from_the_table(own_table):
     filled = settle(train(), "TPU v5 lite", need=lambda _: 0, capacity=1)
     assert [one.remat for one in filled] == ["residual", "attention"]
-    assert all(one.loss_chunk and one.attention_blocks for one in filled)
-    said = train(remat="mlp", loss_chunk=77, attention_blocks=(512, 512))
+    assert {(one.loss_chunk, one.attention_blocks) for one in filled} == {(64, (512, 512))}
+    said = train(remat="mlp", loss_chunk=77, attention_blocks=(256, 512))
     assert settle(said, "TPU v5 lite", need=lambda _: 9, capacity=1) == [said]
     (elsewhere,) = settle(train(), "cpu", need=lambda _: 9, capacity=None)
-    assert elsewhere.remat == "attention"
+    assert (elsewhere.remat, elsewhere.loss_chunk) == ("attention", 32)
 
 
-def test_settings_without_a_chance_are_not_compiled():
+def test_settings_without_a_chance_are_not_compiled(own_table):
     size = {"residual": 3, "attention": 2}
     found = settle(train(), "TPU v5 lite", need=lambda one: size[one.remat], capacity=2)
     assert [one.remat for one in found] == ["attention"]
     found = settle(train(), "TPU v5 lite", need=lambda one: size[one.remat], capacity=1)
     assert [one.remat for one in found] == ["attention"], "the leanest is tried all the same"
+
+
+def test_the_projects_table_fills_every_generation():
+    for generation in generations().values():
+        for one in settle(train(), generation.kind, need=lambda _: 0, capacity=1):
+            assert one.remat != "auto"
+            assert one.loss_chunk
+            assert one.attention_blocks
 
 
 def test_the_first_that_fits_is_taken_and_other_errors_are_not_swallowed():
