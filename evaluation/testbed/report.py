@@ -60,7 +60,7 @@ def picture(config: TestbedConfig, lines: Sequence[Line], path: Path) -> None:
 
     main = [line for line in lines if line.wordings == config.main_wordings]
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4), layout="constrained", width_ratios=(3, 2)
+        1, 2, figsize=(11, 4.6), layout="constrained", width_ratios=(3, 2)
     )
     bars = {
         "memorised": ("memorised", "#9aa5b1"),
@@ -96,9 +96,10 @@ def picture(config: TestbedConfig, lines: Sequence[Line], path: Path) -> None:
     right.set_xlabel("wordings of an article")
     right.set_title("answerable given memorised")
     for axes in (left, right):
-        axes.axhline(chance(config), color="black", linewidth=0.8, linestyle=":")
+        axes.axhline(chance(config), color="black", linewidth=0.8, linestyle=":", label="chance")
         axes.set_ylim(0, 1.05)
-        axes.legend(fontsize=7)
+        # Below, where no bar can be hidden.
+        axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
