@@ -150,6 +150,12 @@ class Scorer:
         )
         self._after_prefix = jax.jit(over(rows, in_specs=(manual, batch_specs, P())))
 
+    @property
+    def compiled(self) -> int:
+        """Programs compiled so far; JAX keeps them."""
+        programs: list[Any] = [self._prefix, self._plain, self._after_prefix]
+        return sum(program._cache_size() for program in programs)
+
     def score(self, params: Params, asked: Sequence[Asked]) -> list[Scored]:
         """What the weights make of every continuation, in the order asked.
 
