@@ -1,6 +1,7 @@
 """What the proof measures, against counts by hand; and its command over made texts."""
 
 import json
+import re
 
 import pytest
 
@@ -114,6 +115,23 @@ def test_the_page_shows_so_many_pairs_as_they_came(written):
     assert "whales" not in text
     assert "polar oceans. *(refused: not grounded)*" in pairs_page(written, 9)
     assert text.startswith(figures_page(told))
+
+
+def test_the_documented_figures_are_of_one_run_that_meets_the_thresholds(root):
+    told = json.loads((root / "docs/synthesis_proof.json").read_text())
+    assert (told["texts"], missed(told, ThresholdsConfig())) == (200, [])
+    shown = (root / "docs/synthesis_proof.md").read_text()
+    assert figures_page(told) in shown
+    assert len(re.findall(r"^\d+\. \*\*", shown, re.MULTILINE)) == 50
+    said = (root / "docs/synthesis.md").read_text()
+    one, three = told["grounded"]["1"], told["grounded"]["3"]
+    for line in (
+        f"parse as pairs | {told['parse_rate']:.1%} |".replace("%", " %"),
+        f"at their defaults | {told['accepted_per_text']:.2f} |",
+        f"| {one['own']:.3f} against {one['other']:.3f}: {one['ratio']:.1f} times |",
+        f"| {three['own']:.3f} against {three['other']:.3f} |",
+    ):
+        assert line in said
 
 
 def test_texts_are_drawn_by_their_ids():
