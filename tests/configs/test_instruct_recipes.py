@@ -115,7 +115,11 @@ def test_a_dry_run_says_what_it_would_take(name, sample_streams):
     # made by a step before.
     overrides = ["model.init_from=null"] if name in DEVICES else []
     if name in ("proof_augmented", "proof_raw"):
-        overrides = [f"tokenizer={sample_streams / 'tokenizer'}"]
+        stream = name.removeprefix("proof_")  # there, where the proof was run, and of its tokenizer
+        overrides = [
+            f"tokenizer={sample_streams / 'tokenizer'}",
+            f"streams.{stream}.path={sample_streams / 'not made yet'}",
+        ]
     text = report(training(name, *overrides), num_devices=DEVICES.get(name, 1))
     assert "steps  " in text
     if name in DEVICES:
