@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from evaluation.harness_model import NAME, lm_class
 
 GROUPS = Path(__file__).with_name("groups")
@@ -61,10 +63,17 @@ def register() -> None:
 
 
 def with_groups(options: argparse.Namespace) -> argparse.Namespace:
-    """The options with our groups' folder beside the user's own `--include_path`."""
+    """The options with our groups' folder beside the user's own `--include_path`.
+
+    lm-eval lets a flag go before its `--config` file, so the file's own is looked up here.
+    """
     if hasattr(options, "include_path"):
         own: Any = options.include_path
-        options.include_path = [str(GROUPS), *([own] if own else [])]
+        file = getattr(options, "config", None)
+        if not own and file and Path(file).is_file():
+            own = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("include_path")
+        own = own if isinstance(own, list) else [own] if own else []
+        options.include_path = [str(GROUPS), *own]
     return options
 
 
