@@ -292,6 +292,14 @@ def _warnings(found: Mapping[str, Any], base: Measured, recipe: Any) -> list[str
             "No stream is said to be of the domain or general (eval.streams), so gain and forgetting are not told "
             "apart."
         )
+    if safety := found["safety"]:
+        rates = [r["decline"] for of in safety["rates"].values() for r in of.values()]
+        if not any(rate["declined"] for rate in rates):
+            empty = sum(r["empty"] for r in rates) / max(sum(r["asked"] for r in rates), 1)
+            warnings.append(
+                "No model declines any request through any template, so the matrix cannot show that declining got "
+                f"rarer ({100 * empty:.0f} % of the replies are empty)."
+            )
     bos = {m["facts"]["add_bos"] for m in found["models"]}
     if len(bos) > 1:
         warnings.append("Some models begin a text with BOS and others do not, as each was trained.")

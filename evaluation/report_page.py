@@ -1,6 +1,7 @@
 """The report as one HTML page with everything in it: light, and nothing is fetched from anywhere."""
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -374,7 +375,9 @@ def _change(change: Mapping[str, Any], *, falls_well: bool, points: bool = False
 
 
 def _short(text: str, most: int = 240) -> str:
-    return text if len(text) <= most else text[:most] + " …"
+    """The beginning of a text without its white space; a text of nothing else says so."""
+    text = re.sub(r"[ \t]*\n\s*", "\n", text.strip())
+    return (text if len(text) <= most else text[:most] + " …") or "(nothing)"
 
 
 def _tail(text: str, most: int) -> str:

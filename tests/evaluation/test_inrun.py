@@ -127,6 +127,7 @@ def test_a_run_asks_its_tasks_on_its_own_mesh(recipe, tmp_path, task_file, capsy
     assert "even" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_has_no_time_is_left_out_and_said(recipe, tmp_path):
     assert train.main([str(recipe), "train.num_steps=2", "eval.task_budget=1e-9"]) == 0
     said = [x for x in lines(tmp_path) if x.get("event") == "tasks_left_out"]
