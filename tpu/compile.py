@@ -97,7 +97,7 @@ def _compile(lowered: Any, generation: Generation, flags: Flags) -> dict[str, An
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         # `as_text()` fails on some modules of jaxlib 0.10.2; what the compiler wrote down itself does not.
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_as_proto": True}
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
             options = dict(flags) | (dump if generation.needs_dump else {})
             compiled = lowered.compile(compiler_options=options or None)
@@ -183,14 +183,9 @@ def read_back(found: dict[str, Any]) -> Reading:
 
 
 def _read_dump(folder: str) -> Reading:
-    """The program from the compiler's own dump, whose text has no cycles: those stand in the proto."""
-    from tpu.dump import estimates
-
-    texts = glob.glob(f"{folder}/*after_optimizations.txt")
-    protos = glob.glob(f"{folder}/*after_optimizations.hlo.pb")
-    text = max(texts, key=lambda f: Path(f).stat().st_size)
-    proto = max(protos, key=lambda f: Path(f).stat().st_size)
-    return read(Path(text).read_text(), cycles=estimates(Path(proto).read_bytes()))
+    """The program from what the compiler itself wrote down: of its stages, the one that has the cycles."""
+    texts = glob.glob(f"{folder}/*.after_codegen.txt")
+    return read(Path(max(texts, key=lambda f: Path(f).stat().st_size)).read_text())
 
 
 def _needed(said: str) -> float:

@@ -142,12 +142,8 @@ class Instruction:
 Computations = dict[str, list[Instruction]]
 
 
-def read(text: str, *, cycles: dict[str, int] | None = None) -> Reading:
-    """Reads an optimised module.
-
-    Args:
-        text: `compiled.as_text()`, or the text of a dump.
-        cycles: estimates by instruction name, for a text that lacks them (dumps do).
+def read(text: str) -> Reading:
+    """Reads an optimised module: `compiled.as_text()`, or the compiler's dump `*.after_codegen.txt`.
 
     Raises:
         ValueError: the text has no entry computation, or a loop whose trips it does not tell.
@@ -155,7 +151,7 @@ def read(text: str, *, cycles: dict[str, int] | None = None) -> Reading:
     computations, entry = parse(text)
     if not entry:
         raise ValueError("no ENTRY computation in the compiler's text")
-    reader = _Reader(computations, cycles)
+    reader = _Reader(computations)
     start = Body(1.0)
     reader.bodies.append(start)
     reader.walk(entry, start, 1.0, fused=False)
@@ -211,10 +207,9 @@ def group_of(line: str) -> tuple[int, ...]:
 class _Reader:
     """Walks the computations as they are called, once for every place that calls them."""
 
-    def __init__(self, computations: Computations, cycles: dict[str, int] | None) -> None:
+    def __init__(self, computations: Computations) -> None:
         self.bodies: list[Body] = []
         self._computations = computations
-        self._cycles = cycles
         self._chains: dict[tuple[str, str], str] = {}
         self._scattering: set[str] = set()
 
@@ -231,7 +226,7 @@ class _Reader:
                 self.walk(_called(i.line, "body"), inner, 1.0, fused=fused)
                 continue
             if not fused:
-                body.cycles += times * self._estimate(i)
+                body.cycles += times * _estimate(i)
                 body.host_bytes += times * _host_bytes(i)
             if i.op == "custom-call" and 'custom_call_target="tpu_custom_call"' in i.line:
                 body.kernels[re.sub(r"(\.\d+|\.clone)+$", "", i.name)] += round(times)
@@ -249,12 +244,6 @@ class _Reader:
                     fused=fused or i.op == "fusion",
                     asynchronous=asynchronous or i.op == "async-start",
                 )
-
-    def _estimate(self, i: Instruction) -> int:
-        if self._cycles is not None:
-            return self._cycles.get(i.name, 0)
-        found = re.search(r'"estimated_cycles":"(\d+)"', i.line)
-        return int(found[1]) if found else 0
 
     def _collective(
         self, i: Instruction, computation: str, shapes: dict[str, str], asynchronous: bool
@@ -296,6 +285,11 @@ class _Reader:
         condition = self._computations.get(_called(i.line, "condition"), [])
         bounds = [int(c) for x in condition for c in re.findall(r"constant\((\d+)\)", x.line)]
         return max(bounds, default=1)
+
+
+def _estimate(i: Instruction) -> int:
+    found = re.search(r'"estimated_cycles":"(\d+)"', i.line)
+    return int(found[1]) if found else 0
 
 
 def _calls(i: Instruction) -> list[str]:
