@@ -60,7 +60,10 @@ def _git(root: Path, *words: str) -> bytes:
 
 def main(argv: Sequence[str]) -> int:
     """Packs, and says what."""
-    if not 1 <= len(argv) <= 2:
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    if not 1 <= len(argv) <= 2 or argv[0].startswith("-"):
         print((__doc__ or "").split("\n")[0], file=sys.stderr)
         return 1
     try:
