@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A small model in a Hugging Face folder, trained for a moment."""
+    import torch
+
+    torch.set_num_threads(1)  # threads of so small a model wait for each other
     folder = tmp_path_factory.mktemp("harness")
     make_folder(folder, "grouped", make_tokenizer(folder))
     return folder
@@ -40,10 +43,8 @@ def ours(folder) -> Any:
 
 @pytest.fixture(scope="module")
 def theirs(folder) -> Any:
-    import torch
     from lm_eval.models.huggingface import HFLM
 
-    torch.set_num_threads(1)
     return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4)
 
 

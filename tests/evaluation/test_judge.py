@@ -326,6 +326,7 @@ def test_models_answer_here_and_only_once(tmp_path, server, monkeypatch):
         folder = tmp_path / name
         make_folder(folder, name, make_tokenizer(folder))
         folders.append(str(folder))
+    server.behave = replies(lambda prompt: BETTER[1])
     case = Case(tmp_path, server)
     case.rows("prompts", [{"prompt": "The liver"}, {"turns": ["A cell", "More"]}])
     words = ["--first", folders[0], "--second", folders[1], "--max_new_tokens", "8"]
