@@ -65,7 +65,7 @@ class RunConfig(Config):
     """How every run trains."""
 
     tokens: int = Field(
-        default=1_200_000, ge=1, description="tokens of a run, padding left out; equal for all"
+        default=1_600_000, ge=1, description="tokens of a run, padding left out; equal for all"
     )
     extend: tuple[float, ...] = Field(
         default=(1.33,),
