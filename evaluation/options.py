@@ -26,11 +26,13 @@ from jax.sharding import PartitionSpec as P
 from evaluation.branches import PackedRow, Path, families, grow, pack, rung, shared
 from evaluation.tree import Prefix, tree_pass
 from model.config import LlamaConfig
-from model.llama import Params, head_matrix
+from model.llama import Params
 from tpu.mesh import ROWS, manual_part
 from training.step import make_gather
 
-_CHUNK = 128  # scored positions whose logits are held at once, per device
+# Scored positions whose logits are held at once, per device. Few of them are a product that waits for the
+# output matrix; many are filled up with nothing at the end of a call, which a CPU has to compute.
+_CHUNK = {"cpu": 32, "tpu": 256}
 _WORTH_SHARING = 16  # tokens from which a prefix gets a pass of its own
 _UNDER_WAY = 2  # calls sent off before the first one's numbers are waited for
 
@@ -116,6 +118,7 @@ class Scorer:
         self._ways = math.prod(mesh.shape[axis] for axis in ROWS)
         self._batch_tokens = batch_tokens or (2048 if platform == "cpu" else 8192)
         self._smallest = 128 if platform == "cpu" else 512
+        chunk = _CHUNK.get(platform, 128)
         manual = jax.tree.map(manual_part, specs, is_leaf=lambda x: isinstance(x, P))
         gather = make_gather(manual, mesh, compute_dtype, "float32")
         over = functools.partial(
@@ -139,8 +142,13 @@ class Scorer:
                 gather,
                 before,
             )
-            head = head_matrix(params, config, gather)
-            found = _read_out(hidden.reshape(-1, config.embed_dim), head, config.vocab_size, batch)
+            # The tied matrix as it lies: a transposed copy of it would be made in every call.
+            if config.tied_head:
+                head = gather("embed", params["embed"])["table"]
+            else:
+                head = gather("head", params["head"])["kernel"]
+            flat = hidden.reshape(-1, config.embed_dim)
+            found = _read_out(flat, head, config, batch, chunk)
             return jax.lax.all_gather(found, ROWS, tiled=True)
 
         batch_specs = {name: P(ROWS) for name in _BATCH}
@@ -361,36 +369,40 @@ _BATCH = ("tokens", "exits", "positions", "read", "num_read", "slots", "targets"
 
 
 def _read_out(
-    hidden: jax.Array, head: jax.Array, vocab_size: int, batch: dict[str, jax.Array]
+    hidden: jax.Array,
+    head: jax.Array,
+    config: LlamaConfig,
+    batch: dict[str, jax.Array],
+    size: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities float32[Q] of the targets, and whether each was the likeliest token.
 
     `read` lists the positions with logits, `num_read` of them count, and `slots` says which of them a
-    target is predicted from. The loop ends with the last chunk that counts.
+    target is predicted from. The loop over chunks of `size` positions ends with the last one that counts.
+    `head` is [V, D] where it is the token table, else [D, V].
     """
     read, slots, targets = batch["read"], batch["slots"], batch["targets"]
-    real = jnp.arange(head.shape[1]) < vocab_size
-    padded = jnp.pad(read, (0, -len(read) % _CHUNK))
+    real = jnp.arange(config.padded_vocab_size) < config.vocab_size
+    names, rows = ("VD", head[targets]) if config.tied_head else ("DV", head[:, targets].T)
+    padded = jnp.pad(read, (0, -len(read) % size))
 
     def chunk(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         norms, likeliest = found
-        at = jax.lax.dynamic_slice(padded, (i * _CHUNK,), (_CHUNK,))
-        logits = jnp.einsum("SD,DV->SV", hidden[at], head, preferred_element_type=jnp.float32)
+        at = jax.lax.dynamic_slice(padded, (i * size,), (size,))
+        logits = jnp.einsum(f"SD,{names}->SV", hidden[at], head, preferred_element_type=jnp.float32)
         logits = jnp.where(real, logits, -jnp.inf)
         norm = jax.nn.logsumexp(logits, axis=-1)
         return (
-            jax.lax.dynamic_update_slice(norms, norm, (i * _CHUNK,)),
+            jax.lax.dynamic_update_slice(norms, norm, (i * size,)),
             jax.lax.dynamic_update_slice(
-                likeliest, jnp.argmax(logits, axis=-1).astype(jnp.int32), (i * _CHUNK,)
+                likeliest, jnp.argmax(logits, axis=-1).astype(jnp.int32), (i * size,)
             ),
         )
 
     start = jnp.zeros(len(padded), jnp.float32), jnp.zeros(len(padded), jnp.int32)
-    chunks = (batch["num_read"][0] + _CHUNK - 1) // _CHUNK
+    chunks = (batch["num_read"][0] + size - 1) // size
     norms, likeliest = jax.lax.fori_loop(0, chunks, chunk, start)
-    logit = jnp.einsum(
-        "QD,DQ->Q", hidden[read[slots]], head[:, targets], preferred_element_type=jnp.float32
-    )
+    logit = jnp.einsum("QD,QD->Q", hidden[read[slots]], rows, preferred_element_type=jnp.float32)
     return logit - norms[slots], likeliest[slots] == targets
 
 

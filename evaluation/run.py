@@ -18,6 +18,7 @@ _FLAGS = (  # name, meaning, name of the value
     ("step", "measure this checkpoint of a run; default: the newest good one", "N"),
     ("json", "write the scores on held-out text to this file", "FILE"),
     ("tasks", "score these tasks, with commas between them", "NAMES"),
+    ("data", "files of a task's own shape, NAME=FILE or NAME.SOURCE=FILE, with commas", "FILES"),
     ("out", "folder that gets a JSON file for every task", "DIR"),
     ("limit", "items of a task, at most, drawn by the seed; default: all", "N"),
     ("seed", "of the choice of items and examples; default: 0", "N"),
@@ -111,6 +112,7 @@ def run_tasks(source: str, recipe: Any, told: dict[str, Any], step: int | None) 
     twice = {t.name for t in tasks if sum(t.name == other.name for other in tasks) > 1}
     if twice:
         raise ValueError(f"--tasks: {', '.join(sorted(twice))} is named twice")
+    data = _files(told["data"], [task.name for task in tasks])
     limit, seed = _whole(told, "limit", least=1), _whole(told, "seed", least=0) or 0
     start()
     mesh = make_mesh(recipe.mesh if recipe is not None else MeshConfig())
@@ -136,7 +138,9 @@ def run_tasks(source: str, recipe: Any, told: dict[str, Any], step: int | None) 
     print(f"{'task':<14}  {'metric':<20}  {'value':>7}  {'95 % interval':>17}  {'items':>6}")
     for task in tasks:
         try:
-            items = open_items(task, fixtures=bool(told["fixtures"]))
+            shape, file = data.get(task.name, (None, None))
+            fixtures = bool(told["fixtures"]) and file is None
+            items = open_items(task, fixtures=fixtures, path=file, source=shape)
             asked: dict[str, Any] = {
                 "chat": chat,
                 "limit": limit,
@@ -293,6 +297,20 @@ def _whole(told: dict[str, Any], name: str, *, least: int) -> int | None:
         article = "no step" if name == "step" else f"not {least} or more"
         raise ValueError(f"--{name}: {text!r} is {article}; write a whole number, as --{name}=500")
     return None if text is None else int(text)
+
+
+def _files(text: str | None, tasks: list[str]) -> dict[str, tuple[str | None, str]]:
+    """What --data says: by task the source whose columns a file has (None: the first), and the file."""
+    found = {}
+    for part in (text or "").split(",") if text else ():
+        name, has_file, file = part.partition("=")
+        task, _, shape = name.strip().partition(".")
+        if not has_file or not file or task not in tasks:
+            raise ValueError(
+                f"--data: {part!r} is not NAME=FILE with NAME of --tasks ({', '.join(tasks)})"
+            )
+        found[task] = (shape or None, file)
+    return found
 
 
 def _chat(name: str | None, model: Any) -> Any:

@@ -34,6 +34,7 @@ MAY = {
         "data.document",
         "data.generator",
         "data.benchmarks",
+        "tpu.mesh",
     },
     "tpu": set(),
 }

@@ -65,6 +65,30 @@ def test_gold_may_be_a_list_and_rows_may_be_grouped(tmp_path):
     assert (second.gold, second.answers) == ((), ())
 
 
+def test_an_exam_has_letters_for_answers_and_types_of_questions(tmp_path):
+    options = {"A": "heart", "B": "lung", "C": "knee", "D": "liver"}
+    rows = [
+        {"question": "In the chest?", "option": options, "answer": "AB", "type": "multiple"},
+        {"question": "In the leg?", "option": options, "answer": "C", "type": "single"},
+        {"question": "In the belly?", "option": options, "answer": "D、A", "type": "multiple"},
+    ]
+    fields = {"question": "question", "options": "option", "answer": "answer", "kind": "type"}
+    items = list(read_items(task(tmp_path, rows, fields=fields)))
+    assert [item.gold for item in items] == [(0, 1), (2,), (3, 0)]
+    assert items[0].answers == ("heart", "lung")
+    assert [item.kind for item in items] == ["multiple", "single", "multiple"]
+    rows = [rows[0] | {"answer": "AZ"}]
+    with pytest.raises(ValueError, match="'AZ' is none of the options"):
+        list(read_items(task(tmp_path, rows, fields=fields)))
+
+
+def test_options_may_have_a_field_each(tmp_path):
+    rows = [{"question": "Which?", "opa": "x", "opb": "y", "cop": 1}]
+    fields = {"question": "question", "options": ["opa", "opb"], "gold": "cop"}
+    (item,) = read_items(task(tmp_path, rows, fields=fields))
+    assert (item.options, item.gold, item.answers) == (("x", "y"), (1,), ("y",))
+
+
 def test_every_candidate_may_have_a_prompt_of_its_own(tmp_path):
     row = {
         "id": 1,
@@ -78,6 +102,7 @@ def test_every_candidate_may_have_a_prompt_of_its_own(tmp_path):
     (item,) = read_items(task(tmp_path, [row], fields=published["fields"]))
     assert item.options == ("see A v. B", "see C v. D")
     assert item.answers == ("see C v. D",)
+    assert item.continuation == "holding"
     assert item.question == "see A v. B"
 
 
