@@ -68,7 +68,15 @@ _NODE = {
 
 
 class GcloudError(RuntimeError):
-    """A gcloud command failed for a reason that is not ours to judge: no rights, no network, no quota."""
+    """A gcloud command failed for a reason that is not ours to judge: no rights, no network, no quota.
+
+    Attributes:
+        code: its exit code, where it had one.
+    """
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -270,7 +278,8 @@ def must(words: Sequence[str]) -> str:
     """
     done = run(words)
     if done.code:
-        raise GcloudError(f"{shown(words)}\nended with {done.code}: {done.err.strip()}")
+        text = f"{shown(words)}\nended with {done.code}: {done.err.strip()}"
+        raise GcloudError(text, done.code)
     return done.out
 
 

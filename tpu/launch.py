@@ -39,6 +39,7 @@ from tpu.supervise import (
     may_start,
     seen,
     started,
+    unreachable,
 )
 
 CODE = "lectern"  # in the home folder of every worker
@@ -169,6 +170,7 @@ class Stream:
     node: str
     worker: int
     name: str
+    events: "queue.Queue[Stream]"  # of this attempt: it goes there whenever its connection ends
     begin: int = 0  # bytes of whole lines received
     failures: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -190,7 +192,6 @@ class Launcher:
     keep: bool = False
     run_id: str = ""
     hosts: tuple[int, ...] = ()
-    _events: "queue.Queue[Stream]" = field(default_factory=queue.Queue)
     _print: threading.Lock = field(default_factory=threading.Lock)
     _said: str = ""
 
@@ -282,8 +283,8 @@ class Launcher:
             for node in words.request.nodes:
                 self.say(f"copying to and installing on {node}")
                 for copy in words.copies(node):
-                    gcloud.must(copy)
-                gcloud.must(words.install(node))
+                    self._patiently(copy)
+                self._patiently(words.install(node))
         except GcloudError as error:
             return self._trouble(state, error)
         return replace(state, prepared=True)
@@ -293,7 +294,7 @@ class Launcher:
         try:
             # Nothing may be left of an attempt before: a TPU serves one process.
             self._everywhere("stop", f"--grace={GRACE:.0f}")
-            answer = gcloud.must(
+            answer = self._patiently(
                 words.worker(words.request.nodes[0], 0, "newest", words.job.run_dir)
             )
             state = may_start(state, int(answer.split()[-1]))
@@ -310,10 +311,27 @@ class Launcher:
     def _trouble(self, state: State, error: GcloudError) -> State:
         """A command for the workers failed: their machines went away just now, or it is an error."""
         look = self._look()
+        if look.lease is Lease.READY and error.code == UNREACHABLE:
+            return unreachable(state, f"a worker cannot be reached: {error}")
         if look.lease is Lease.READY:
             return replace(state, verdict=1, reason=str(error))
         self.say(f"interrupted: {look.why or look.lease.value}")
         return state
+
+    def _patiently(self, line: list[str]) -> str:
+        """What a command for workers prints; a machine that has just come up may not answer at once.
+
+        Raises:
+            GcloudError: it failed, or did not get through after some tries.
+        """
+        for _ in range(TRIES):
+            try:
+                return gcloud.must(line)
+            except GcloudError as error:
+                if error.code != UNREACHABLE or self._look().lease is not Lease.READY:
+                    raise
+            time.sleep(self.poll)
+        return gcloud.must(line)
 
     def _everywhere(self, verb: str, *words: str) -> None:
         """One verb of `tpu.worker` on every worker, some at a time.
@@ -336,7 +354,7 @@ class Launcher:
                     else self.words.worker(node, worker, verb, *words)
                 )
                 try:
-                    gcloud.must(line)
+                    self._patiently(line)
                 except GcloudError as error:
                     errors.append(error)
 
@@ -377,7 +395,8 @@ class Launcher:
 
     def _follow(self) -> tuple[list[Exit], bool]:
         """Output until every worker's command has ended: their exits in order, and whether machines were lost."""
-        streams = [Stream(node, worker, name) for node, worker, name in self._workers()]
+        events: queue.Queue[Stream] = queue.Queue()
+        streams = [Stream(node, worker, name, events) for node, worker, name in self._workers()]
         for stream in streams:
             self._read(stream)
         exits: list[Exit] = []
@@ -387,7 +406,7 @@ class Launcher:
         try:
             while len(exits) < len(streams):
                 try:
-                    stream = self._events.get(timeout=min(self.poll, 1.0))
+                    stream = events.get(timeout=min(self.poll, 1.0))
                 except queue.Empty:
                     stream = None
                 if stream is not None and not self._again(stream):
@@ -458,7 +477,7 @@ class Launcher:
             for text in errors[-5:]:
                 self.say(text, f"{stream.name} gcloud")
         stream.code = code if code >= 0 else UNREACHABLE
-        self._events.put(stream)
+        stream.events.put(stream)
 
     def _stop(self, streams: list[Stream]) -> None:
         for stream in streams:

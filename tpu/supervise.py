@@ -114,6 +114,14 @@ def deleted(state: State) -> State:
     return replace(state, created=False, prepared=False, running=False, broken=False)
 
 
+def unreachable(state: State, why: str) -> State:
+    """The state after a worker could not be spoken to between two attempts: other machines, some times."""
+    state = replace(state, broken=True, running=False, fruitless=state.fruitless + 1, reason=why)
+    if state.starts == 0 or state.fruitless > RESTARTS:
+        return replace(state, verdict=1)
+    return state
+
+
 def may_start(state: State, newest: int) -> State:
     """The state before a start, or with a verdict where there have been enough without a newer checkpoint.
 

@@ -5,7 +5,7 @@
 
 Starts train.py on configs/quickstart.yaml several times with the same compilation cache, a new run
 directory each, and reads at the end of the first step: wall time, processor time of the process (user and
-system, all threads; what a busy machine does not inflate) and the parts as train.py says them. The first
+system, all threads; what a busy machine does not inflate) and train.py's account of the latter. The first
 start fills the cache and is shown apart. `--cores 1` keeps it on one core, so that processor time is a
 wall time nobody else has a part in.
 """
@@ -24,16 +24,23 @@ ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import json, os, sys, time
 import tpu.startup as startup
+import training.clock as clock
+from tpu.runtime import process_start
 said = startup.first_step_line
+
+class Processor(clock.Clock):  # the run's own account, in seconds of the processor
+    def __init__(self, *, started=None):
+        super().__init__(now=time.process_time, started=0.0)
+
 def stop(seconds, imported):
-    used = os.times()
     print("FIRST " + json.dumps({
-        "wall": sum(seconds.values()), "cpu": used.user + used.system, "said": said(seconds, imported)
+        "wall": time.monotonic() - process_start(), "cpu": time.process_time(), "said": said(seconds, imported)
     }), flush=True)
     os._exit(0)
-startup.first_step_line = stop
+
+clock.Clock, startup.first_step_line = Processor, stop
 import train
-arguments, sys.argv = sys.argv[1:], ["train.py", *sys.argv[1:]]
+sys.argv = ["train.py", *sys.argv[1:]]
 sys.exit(train.main())
 """
 
@@ -77,7 +84,8 @@ def main() -> None:
             found.append(one(arguments, env))
             kind = "warm" if number else "cold"
             print(
-                f"{kind}: {found[-1]['wall']:6.2f} s wall, {found[-1]['cpu']:6.2f} s processor; {found[-1]['said']}"
+                f"{kind}: {found[-1]['wall']:.2f} s wall; in seconds of the processor: {found[-1]['said']}",
+                flush=True,
             )
         warm = found[1:]
         print(

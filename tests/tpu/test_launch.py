@@ -90,7 +90,7 @@ def order(tmp_path, text):
 def test_create_run_preempt_recreate_resume_delete(cloud, tmp_path):
     order(tmp_path, "wait 3")
     launch = Launch(tmp_path)
-    launch.until(r"\[worker 1\] step 3")
+    launch.until(r"\[worker [01]\] waits at step 3", count=2)
     subprocess.run(["gcloud", "standin", "preempt", "demo"], check=True)
     order(tmp_path, "go")
     code, said = launch.end()
@@ -107,15 +107,18 @@ def test_create_run_preempt_recreate_resume_delete(cloud, tmp_path):
     assert said.count("[worker 0] end at step 6") == 1
     assert "starting on 2 worker(s), from step 3" in said
     assert re.search(r"\[launch\] lost: .*SUSPENDED", said), said
+    assert said.count("starting on 2 worker(s)") == 2, (
+        "nothing of the first attempt is taken for the second"
+    )
     log = (tmp_path / "launches" / "demo" / "worker-0.log").read_text()
     assert "step 6" in log
 
 
-def test_told_to_go_a_worker_that_dies_and_an_error(cloud, tmp_path):
-    """75 and SIGKILL are started again on the same machines; 1 is the end, for the machines too."""
+def test_told_to_go_and_an_error(cloud, tmp_path):
+    """75 is started again on the same machines; 1 is the end, for the machines too."""
     order(tmp_path, "wait 2")
     launch = Launch(tmp_path)
-    launch.until(r"\[worker [01]\] step 2", count=2)
+    launch.until(r"\[worker [01]\] waits at step 2", count=2)
     pids = {
         i: json.loads(next(cloud.glob(f"demo/1/worker-{i}/lectern/.run/started")).read_text())[
             "pid"
@@ -124,10 +127,11 @@ def test_told_to_go_a_worker_that_dies_and_an_error(cloud, tmp_path):
     }
     # SIGTERM goes to the command itself: no shell is in between, and it is Python that says 75.
     assert "python" in os.readlink(f"/proc/{pids[0]}/exe")
-    order(tmp_path, "wait 4")
     for pid in pids.values():
         os.kill(pid, 15)
-    launch.until(r"\[worker [01]\] step 4", count=2)
+    launch.until(r"\[launch\] told to go")
+    order(tmp_path, "wait 4")
+    launch.until(r"\[worker [01]\] waits at step 4", count=2)
     order(tmp_path, "exit 4 1")
     code, said = launch.end()
     assert code == 1, said
@@ -142,9 +146,9 @@ def test_told_to_go_a_worker_that_dies_and_an_error(cloud, tmp_path):
 def test_a_worker_that_is_gone_is_replaced_and_a_run_without_progress_given_up(cloud, tmp_path):
     order(tmp_path, "wait 1")
     launch = Launch(tmp_path)
-    launch.until(r"\[worker [01]\] step 1", count=2)
-    order(tmp_path, "exit 1 137")
+    launch.until(r"\[worker [01]\] waits at step 1", count=2)
     subprocess.run(["gcloud", "standin", "unplug", "demo", "1"], check=True)
+    order(tmp_path, "exit 1 137")
     code, said = launch.end()
     assert code == 1, said
     assert "connection to worker 1 lost, connecting again" in said
@@ -158,7 +162,7 @@ def test_a_worker_that_is_gone_is_replaced_and_a_run_without_progress_given_up(c
 def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud, tmp_path):
     order(tmp_path, "wait 2")
     first = Launch(tmp_path)
-    first.until(r"\[worker [01]\] step 2", count=2)
+    first.until(r"\[worker [01]\] waits at step 2", count=2)
     first.process.send_signal(2)
     code, said = first.end()
     assert code == 130

@@ -20,6 +20,7 @@ from tpu.supervise import (
     may_start,
     seen,
     started,
+    unreachable,
 )
 
 
@@ -139,3 +140,14 @@ def test_an_older_checkpoint_does_not_count_as_newer_later():
     """A damaged newest step is taken away: the run falls back, and reaching it again is no progress yet."""
     count, _ = starts([500, 400, 500, 500, 500, 500])
     assert count == 4
+
+
+def test_machines_that_do_not_answer_are_replaced_some_times_and_at_the_first_start_never():
+    state = started(State(created=True, prepared=True))
+    for _ in range(RESTARTS):
+        state = unreachable(state, "no answer")
+        assert decide(state, Lease.READY) is Step.DELETE
+        state = replace(deleted(state), created=True, prepared=True)
+    assert decide(unreachable(state, "no answer"), Lease.READY) is Step.FINISH
+    first = unreachable(State(created=True, prepared=True), "a firewall")
+    assert (first.verdict, first.reason) == (1, "a firewall")

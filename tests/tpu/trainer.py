@@ -21,11 +21,15 @@ def main() -> int:
     step = max((int(path.name) for path in saved.iterdir()), default=0)
     print(f"{os.environ['LECTERN_PROCESSES']} processes, {os.environ['LECTERN_DEVICES']} devices")
     print(f"from step {step}, shell {os.environ.get('TOKEN', 'without')} token")
+    waits = -1
     while step < steps and not told:
         order = (run_dir / "order").read_text().split() if (run_dir / "order").exists() else [""]
         if order[0] == "exit" and step >= int(order[1]):
             return int(order[2])
         if order[0] == "wait" and step >= int(order[1]):
+            if step > waits:
+                print(f"waits at step {step}")
+                waits = step
             time.sleep(0.05)
             continue
         step += 1
