@@ -66,6 +66,9 @@ class BeamExecutor:
                 self._deal(folder, group)
         return lambda task: _dealt(task) if task.part[0] == 0 else []
 
+    def close(self) -> None:
+        """See `Executor`: every pass is a pipeline of its own."""
+
     def decide(
         self, notes: Sequence[str], surveyor: Surveyor, config: CleanConfig, out: str
     ) -> None:

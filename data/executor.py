@@ -1,10 +1,11 @@
 """Runs a function over the partitions of a corpus, on the processes of this machine.
 
 A pool of spawned processes that report progress, die with their parent, and turn a message for the
-user back into the `ValueError` it was.
+user back into the `ValueError` it was. One pool serves all passes of a preparation.
 """
 
 import gc
+import importlib
 import os
 import queue
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 # Documents hold no cycles of references. To look for some after every 700 new objects, as Python
 # does, takes a fifth of the time of a conversion.
-GC_ALLOCATIONS = 10_000
+GC_ALLOCATIONS = 50_000
+# What every worker needs sooner or later, and half a second.
+WARM = ("data.partition", "data.cleaning", "data.comprehension.convert", "data.clean.language")
 
 Report = Callable[[float], None]
 Work = Callable[[Any, Report], Any]
@@ -57,13 +60,23 @@ class Executor(Protocol):
         """Runs `function(task, report)` for every task; `what` and `total` bytes are shown."""
         ...
 
+    def close(self) -> None:
+        """Ends what was kept for the next pass."""
+        ...
 
-@dataclass(frozen=True)
+
+@dataclass
 class LocalExecutor:
-    """The processes of this machine."""
+    """The processes of this machine, kept from one pass to the next until `close`."""
 
     workers: int
     shared: bool = False
+    _pool: "_Pool | None" = field(default=None, init=False, repr=False)
+
+    def warm(self) -> None:
+        """Starts the processes, to be ready while this one does what it does alone."""
+        if self.workers > 1:
+            self._open().warm()
 
     def deal(self, tasks: Sequence["ReadTask"]) -> Callable[["ReadTask"], Sequence["Run"]]:
         """See `Executor`: each share is dealt in its own folder."""
@@ -85,7 +98,20 @@ class LocalExecutor:
     def run(self, what: str, function: Work, tasks: Sequence[Any], total: float | None) -> None:
         """See `Executor`."""
         with progress_bar(what, total) as advance:
-            run_tasks(function, tasks, workers=self.workers, advance=advance)
+            if self.workers <= 1 or len(tasks) <= 1:
+                run_tasks(function, tasks, workers=1, advance=advance)
+            else:
+                self._open().run(function, tasks, advance)
+
+    def close(self) -> None:
+        """See `Executor`."""
+        if self._pool:
+            self._pool.close()
+        self._pool = None
+
+    def _open(self) -> "_Pool":
+        self._pool = self._pool or _Pool(self.workers)
+        return self._pool
 
     def __str__(self) -> str:
         return f"{self.workers} processes"
@@ -117,37 +143,78 @@ def run_tasks(
     if workers <= 1 or len(tasks) <= 1:
         with _rare_collections():
             return [function(task, advance) for task in tasks]
-    context = get_context("spawn")
-    amounts = context.Queue()
-    done = threading.Event()
-    drain = threading.Thread(target=_drain, args=(amounts, advance, done), daemon=True)
-    drain.start()
-    pool = ProcessPoolExecutor(
-        min(workers, len(tasks)), context, initializer=_start_worker, initargs=(amounts,)
-    )
+    pool = _Pool(min(workers, len(tasks)))
     try:
-        futures = {pool.submit(_run_task, function, task): i for i, task in enumerate(tasks)}
-        results: dict[int, Result] = {}
-        for future in as_completed(futures):
-            outcome = future.result()
-            if isinstance(outcome, _UserError):
-                raise ValueError(outcome.message)
-            results[futures[future]] = outcome
-        return [results[i] for i in range(len(tasks))]
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "A worker process was killed, most likely for want of memory: "
-            "run again with fewer `workers`; finished partitions are kept."
-        ) from error
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():  # all are ours; what they have not finished is done again
-            child.terminate()
-        raise
+        return pool.run(function, tasks, advance)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        done.set()
-        drain.join()
+        pool.close()
+
+
+class _Pool:
+    """Processes that are started when they are needed, and wait for more until `close`."""
+
+    def __init__(self, workers: int) -> None:
+        context = get_context("spawn")
+        self._workers = workers
+        self._amounts = context.Queue()
+        self._advance: Report = _nothing
+        self._done = threading.Event()
+        self._drain = threading.Thread(target=self._pass_on, daemon=True)
+        self._drain.start()
+        self._pool = ProcessPoolExecutor(
+            workers, context, initializer=_start_worker, initargs=(self._amounts,)
+        )
+
+    def warm(self) -> None:
+        """Starts all processes and lets them import what they will need."""
+        for _ in range(self._workers):
+            self._pool.submit(_warm)
+
+    def run(
+        self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], advance: Report
+    ) -> list[Result]:
+        """See `run_tasks`. A pool in which something went wrong is closed."""
+        self._advance = advance
+        try:
+            futures = {
+                self._pool.submit(_run_task, function, task): i for i, task in enumerate(tasks)
+            }
+            results: dict[int, Result] = {}
+            for future in as_completed(futures):
+                outcome = future.result()
+                if isinstance(outcome, _UserError):
+                    raise ValueError(outcome.message)
+                results[futures[future]] = outcome
+            return [results[i] for i in range(len(tasks))]
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "A worker process was killed, most likely for want of memory: "
+                "run again with fewer `workers`; finished partitions are kept."
+            ) from error
+        except BaseException:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():  # all are ours; what they have begun is done again
+                child.terminate()
+            raise
+        finally:
+            self._advance = _nothing
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._done.set()
+        self._drain.join()
+
+    def _pass_on(self) -> None:
+        while not self._done.is_set():
+            try:
+                self._advance(self._amounts.get(timeout=0.1))
+            except queue.Empty:
+                continue
+
+
+def _nothing(amount: float) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -183,6 +250,11 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def _warm() -> None:
+    for name in WARM:
+        importlib.import_module(name)
+
+
 def _run_task(function: Callable[..., Any], task: Any) -> Any:
     try:
         return function(task, _amounts.put)
@@ -199,14 +271,6 @@ def is_ours(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     here = Path(__file__).resolve().parent
     return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(here)
-
-
-def _drain(amounts: Any, advance: Report, done: threading.Event) -> None:
-    while not done.is_set():
-        try:
-            advance(amounts.get(timeout=0.1))
-        except queue.Empty:
-            continue
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from data.config import PrepareConfig
 from data.conversion import REWRITES, Conversion, Writer
 from data.corpus import Corpus, read_corpora
 from data.decision import Decision, decide
-from data.executor import Executor
+from data.executor import Executor, LocalExecutor
 from data.heldout import finish_heldout
 from data.job import Job, identity
 from data.partition import (
@@ -53,6 +53,8 @@ from data.vocabularies import domain_vocabularies, tokenizer_texts
 
 # Text of a corpus whose tokens are counted before conversion too, where conversion rewrites it.
 MEASURED_BYTES = 1_000_000
+# Inputs of so many bytes as stored take several processes longer than starting them does.
+WORTH_WARMING = 4_000_000
 
 
 def prepare(
@@ -80,6 +82,19 @@ def prepare(
         ChildProcessError: a worker was killed.
     """
     job = Job(config, executor)
+    try:
+        return _prepare(job, open_writer, profile, share)
+    finally:
+        job.executor.close()
+
+
+def _prepare(
+    job: Job,
+    open_writer: Callable[[PrepareConfig], Writer] | None,
+    profile: bool,
+    share: tuple[int, int],
+) -> dict[str, dict[str, Any]]:
+    config = job.config
     if share[1] > 1:  # hosts may see one out_dir, and must not deal into the same files
         key = sha256(str(job.out).encode()).hexdigest()[:12]
         name = f"lectern-share-{key}-{share[0]}-of-{share[1]}"
@@ -91,6 +106,8 @@ def prepare(
         return _streams(job)
     for name in pending:
         job.begin(name, alone=share[1] == 1)
+    if isinstance(job.executor, LocalExecutor) and _stored_bytes(job, pending) > WORTH_WARMING:
+        job.executor.warm()
     with job.timed("deal"):
         corpora = read_corpora(job, pending)
     with job.timed("clean"):
@@ -257,6 +274,10 @@ def _account(job: Job, corpus: Corpus, partitions: Sequence[Counts]) -> None:
             + f"; lower heldout.fraction ({job.config.heldout.fraction}) or give more documents"
             + (f" (removed: {removed})" if removed else "")
         )
+
+
+def _stored_bytes(job: Job, names: Sequence[str]) -> int:
+    return sum(identity(item).get("bytes") or 0 for name in names for item in job.inputs[name])
 
 
 def _streams(job: Job) -> dict[str, dict[str, Any]]:

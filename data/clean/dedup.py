@@ -165,10 +165,9 @@ def _alike(a: _Seen, b: _Seen, threshold: float) -> bool:
     fewer, more = sorted((len(a.shingles), len(b.shingles)))
     if fewer < threshold * more:
         return False
-    return (
-        jaccard_of(a.shingles, b.shingles) >= threshold
-        and jaccard_of(a.answer, b.answer) >= SAME_ANSWER
-    )
+    if jaccard_of(a.shingles, b.shingles) < threshold:
+        return False
+    return not (len(a.answer) or len(b.answer)) or jaccard_of(a.answer, b.answer) >= SAME_ANSWER
 
 
 def _find_copies_of_kind(

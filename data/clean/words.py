@@ -100,14 +100,21 @@ def shingle_set(hashes: np.ndarray) -> np.ndarray:
 def distinct(values: np.ndarray) -> np.ndarray:
     """The values, sorted, each once: faster than `np.unique`, which hashes integers first."""
     values = np.sort(values)
-    return values[np.r_[True, values[1:] != values[:-1]]] if len(values) else values
+    if not len(values):
+        return values
+    first = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return values[first]
 
 
 def jaccard_of(a: np.ndarray, b: np.ndarray) -> float:
     """The share of two sets, sorted and without repeats, that is in both of them."""
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    union = len(a) + len(b) - common
-    return common / union if union else 1.0
+    both = np.concatenate((a, b))
+    if not len(both):
+        return 1.0
+    both.sort()
+    common = int(np.count_nonzero(both[1:] == both[:-1]))
+    return common / (len(both) - common)
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:

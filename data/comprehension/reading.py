@@ -143,11 +143,14 @@ def common(term: str, reading: Reading) -> str:
 
 def balanced(text: str) -> bool:
     """Whether every bracket and double quote that opens in a short text closes in it."""
-    return (
-        text.count("(") == text.count(")")
-        and text.count("[") == text.count("]")
-        and text.count("“") == text.count("”")
+    if (
+        text.count("(") != text.count(")")
+        or text.count("[") != text.count("]")
+        or text.count('"') % 2
+    ):
+        return False
+    return text.isascii() or (
+        text.count("“") == text.count("”")
         and text.count("「") == text.count("」")
         and text.count("（") == text.count("）")
-        and text.count('"') % 2 == 0
     )

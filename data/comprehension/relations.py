@@ -149,7 +149,8 @@ class _Miner:
         relation: _Relation,
     ) -> Iterator[Mined]:
         """The pair of "Although A, B": a whole clause begins behind its first comma that can be it."""
-        text, comma = self.reading.text, self.clauses.rules.comma
+        text, rules = self.reading.text, self.clauses.rules
+        comma, least = rules.comma, rules.min_phrase_chars if phrase else rules.min_chars
         at = body[0]
         for _ in range(6):
             at = text.find(comma, at, body[1])
@@ -157,15 +158,27 @@ class _Miner:
                 return
             left, right = (body[0], at), self._body(at + len(comma), body[1])
             at += len(comma)
-            for second in self.clauses.rules.seconds:
+            if left[1] - left[0] < least:  # as `_pair` would say after more work
+                continue
+            for second in rules.seconds:
                 if text.startswith(second, right[0]):
                     right = self._body(right[0] + len(second), right[1])
                     break
             quoted = self.reading.quote(*right)
             if not self.clauses.is_clause(quoted, begins=True):
                 continue
-            right = self._cut(right)
-            pairs = list(self._pair(left, right, match[0], relation, left_phrase=phrase, head=True))
+            whole, right = right, self._cut(right)
+            pairs = list(
+                self._pair(
+                    left,
+                    right,
+                    match[0],
+                    relation,
+                    left_phrase=phrase,
+                    head=True,
+                    checked=right == whole,
+                )
+            )
             if pairs:
                 yield from pairs
                 return
@@ -272,6 +285,7 @@ class _Miner:
         joint: bool = False,
         head: bool = False,
         cut: bool = False,
+        checked: bool = False,
     ) -> Iterator[Mined]:
         first, second = self.reading.quote(*left), self.reading.quote(*right)
         clauses = self.clauses
@@ -291,7 +305,7 @@ class _Miner:
             return
         if left_phrase and joint and clauses.names_action(first):
             return
-        if not (
+        if not checked and not (
             clauses.is_phrase(second)
             if right_phrase
             else clauses.is_clause(second, begins=joint or head, sentence=not joint and not head)

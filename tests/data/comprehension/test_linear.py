@@ -40,6 +40,7 @@ HOSTILE = {
     "connectives": "However, ",
     "joints": "it is so, but ",
     "commas": "Although, ",
+    "clauses behind a head": "While x, we are a, we are b, we are c, we are d, we are e, we are f. ",
     "definitions": "x is a ",
     "numbers": "was 1 ",
     "spelled numbers": "One hundred ",
