@@ -74,6 +74,7 @@ def test_what_is_learned_is_what_is_asked(task_file):
     assert f"{prompt} {answer}" == "The cup fell off the shelf because the shelf was loose."
 
 
+@pytest.mark.slow
 def test_a_model_is_tuned_and_asked_and_not_tuned_twice(
     sample_streams, tmp_path, task_file, capsys
 ):

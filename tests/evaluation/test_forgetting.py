@@ -94,6 +94,7 @@ def test_what_cannot_be_compared_is_said(rows, tmp_path):
     assert "not measured at step 0" in silent["instructions"]
 
 
+@pytest.mark.slow
 def test_a_run_that_forgets_is_stopped_saved_and_not_started_again(
     sample_streams, tmp_path, capsys
 ):

@@ -87,7 +87,12 @@ def recipe(sample_streams, tmp_path, task_file):
             "global_batch_rows": 8,
             "compute_dtype": "float32",
         },
-        "eval": {"every_steps": 2, "tasks": [task_file], "task_budget": 1e6},
+        "eval": {
+            "every_steps": 2,
+            "tasks": [task_file],
+            "task_budget": 1e6,
+            "forgetting": {"streams": ["biomedicine"]},
+        },
         "tracking": {"tensorboard": False},
     }
     path = tmp_path / "recipe.yaml"
@@ -106,6 +111,12 @@ def test_a_run_asks_its_tasks_on_its_own_mesh(recipe, tmp_path, task_file, capsy
     }
     assert list(scores) == [0, 2]
     assert "task     even" in capsys.readouterr().out.replace("  accuracy", "")
+    changes = [
+        x["forgetting/biomedicine/change"]
+        for x in lines(tmp_path)
+        if "forgetting/biomedicine/change" in x
+    ]
+    assert len(changes) == 1, "what is compared with step 0 is step 2"
     kept = json.loads((tmp_path / "run" / "tasks.json").read_text())
     assert kept["items"] == {"even": 40}
 
