@@ -65,12 +65,13 @@ class RunConfig(Config):
     """How every run trains."""
 
     tokens: int = Field(
-        default=1_600_000, ge=1, description="tokens of a run, padding left out; equal for all"
+        default=2_000_000, ge=1, description="tokens of a run, padding left out; equal for all"
     )
     extend: tuple[float, ...] = Field(
         default=(1.33,),
         description="where a variant has memorised too little, it and all it is compared with "
-        "train on to so many times `tokens`; the last one is the cap",
+        "train to so many times `tokens` (on from there if the rate is constant, else anew); the "
+        "last one is the cap",
     )
     memorised: float = Field(
         default=0.8, ge=0, le=1, description="memorised share below which a run is trained on"
@@ -109,7 +110,7 @@ class TestbedConfig(Config):
         embed_dim=96, mlp_dim=256, num_layers=3, num_heads=4, num_kv_heads=4, head_dim=24
     )
     optimizer: OptimizerConfig = OptimizerConfig(
-        peak_lr=3e-3, warmup_steps=40, schedule="constant", weight_decay=0.1
+        peak_lr=3e-3, end_lr=3e-4, warmup_steps=40, schedule="cosine", weight_decay=0.1
     )
     run: RunConfig = RunConfig()
     shares: SharesConfig = SharesConfig()
@@ -157,9 +158,4 @@ class TestbedConfig(Config):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}: {list(values)} must name each once, and at least one")
-        if self.optimizer.schedule != "constant" and self.run.extend:
-            raise ValueError(
-                f"optimizer.schedule: {self.optimizer.schedule} ends at a fixed step, but run.extend "
-                "lets runs train on; set it to constant, or run.extend=[]"
-            )
         return self

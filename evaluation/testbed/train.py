@@ -1,7 +1,8 @@
 """One run of the testbed: the product's model, optimizer, packing, dealing, loss and step.
 
 A process makes one `Trainer`; all its runs share one compiled step. A run is measured when it
-reaches a budget of tokens and can be taken on from there to the next one.
+reaches a budget of tokens. To a larger budget it is taken on from there if its rate is constant; a
+schedule that ends is laid over the larger budget, and the run begins anew.
 """
 
 import time
@@ -80,19 +81,12 @@ class Trainer:
             accumulate=run.accumulate,
             compute_dtype=dtype,
         )
-        # A schedule that is not constant ends with the one budget that there is then.
-        steps = max(run.budgets[-1] // (run.batch_rows * run.seq_len), 1)
-        tx = make_optimizer(config.optimizer, steps)
-        self.shape, self._plan = shape, layout(shape, tx, self._mesh)
-        kernel, attend = select("auto", platform, jnp.dtype(dtype), self._mesh)
+        tx = make_optimizer(config.optimizer, self._steps(run.budgets[0]))
+        self.shape, self._train = shape, train
+        self._plan = layout(shape, tx, self._mesh)
+        kernel, self._attend = select("auto", platform, jnp.dtype(dtype), self._mesh)
         plan = self._plan
-        self._step = jit_step(
-            make_train_step(
-                shape, train, tx, self._mesh, plan.specs, attend, num_streams=len(NAMES)
-            ),
-            plan.shardings,
-            self._mesh,
-        )
+        self._compiled: dict[int, Any] = {}  # the step, by the steps that its schedule is over
         self._init = jax.jit(
             lambda key: init_params(shape, key), out_shardings=plan.shardings.params
         )
@@ -124,7 +118,7 @@ class Trainer:
         budget: int,
         run_dir: str,
     ) -> Measure:
-        """Trains a run on, from its checkpoint where it has one, to a budget, and measures it.
+        """Trains a run to a budget, from its checkpoint where it has one, and measures it.
 
         Args:
             streams: what it trains on.
@@ -134,7 +128,10 @@ class Trainer:
             run_dir: keeps its state.
         """
         wall, cpu = time.monotonic(), time.process_time()
-        with Checkpointer(run_dir, CheckpointConfig(keep=1)) as checkpointer:
+        constant = self._config.optimizer.schedule == "constant"
+        train_step = self._step(self._config.run.budgets[0] if constant else budget)
+        place = run_dir if constant else f"{run_dir}/{budget}"
+        with Checkpointer(place, CheckpointConfig(keep=1)) as checkpointer:
             plan = self._plan.abstract
             found = checkpointer.restore_newest(plan.params, plan.opt_state)
             if found is None:
@@ -147,7 +144,7 @@ class Trainer:
             recent: list[Any] = []
             while tokens < budget:
                 batch, given = feed.batch(step)
-                state, metrics = self._step(state, self._placed(batch))
+                state, metrics = train_step(state, self._placed(batch))
                 step, tokens = step + 1, tokens + given
                 recent = [*recent[-_AHEAD:], metrics]
                 jax.block_until_ready(recent[0]["loss"])
@@ -163,6 +160,20 @@ class Trainer:
         got = answers(self._items, self._scorer.score(state.params, self._asked))
         spent = time.monotonic() - wall, time.process_time() - cpu
         return Measure(budget, tokens, step, loss, got, *spent)
+
+    def _steps(self, budget: int) -> int:
+        run = self._config.run
+        return max(budget // (run.batch_rows * run.seq_len), 1)
+
+    def _step(self, budget: int) -> Any:
+        """The training step whose schedule is over a budget, compiled once."""
+        steps, plan = self._steps(budget), self._plan
+        if steps not in self._compiled:
+            tx = make_optimizer(self._config.optimizer, steps)
+            parts = (self.shape, self._train, tx, self._mesh, plan.specs, self._attend)
+            step = make_train_step(*parts, num_streams=len(NAMES))
+            self._compiled[steps] = jit_step(step, plan.shardings, self._mesh)
+        return self._compiled[steps]
 
     def _placed(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         of_rows, of_streams = self._rows
