@@ -597,8 +597,8 @@ def test_the_whole_command_at_a_very_small_size(tmp_path):
     results = sorted((out / "runs").glob("*/result.json"))
     for path in results:  # a rate that falls is laid over the larger budget, and begins anew
         assert set(json.loads(path.read_text())["measures"]) == {"6000", "12000"}
-        steps = {place.name for place in path.parent.glob("*/checkpoints/*") if place.is_dir()}
-        assert {"3", "6"} <= steps
+        for budget in ("6000", "12000"):
+            assert any(place.is_dir() for place in (path.parent / budget / "checkpoints").iterdir())
     before = [path.stat().st_mtime_ns for path in results]
     assert len(results) == 6
     assert main([str(recipe)]) == 0
