@@ -248,7 +248,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
         spike=run.stop_on_spike,
     )
     told = stop = False
-    evaluation.check_standing(step)
+    evaluation.begin(step)
     if step == 0:
         evaluation.measure(0, state.params)
     profile = stack.enter_context(ProfileWindow(recipe.run_dir, recipe.tracking.profile))

@@ -62,7 +62,7 @@ class InRun:
         self._tracker, self._clock = tracker, clock
         self._rows = config.batch_rows or train.global_batch_rows // train.accumulate
         self._train_rows = train.global_batch_rows
-        self._begun: tuple[int, float] | None = None  # step and seconds of steps, when first asked
+        self._begun = (0, 0.0)  # the step that this process began with, and its seconds of steps
         self._eval_step = jax.jit(make_eval_step(plan.config, train, plan.mesh, plan.specs, attend))
         self._byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), plan.config, plan.mesh)
 
@@ -166,12 +166,13 @@ class InRun:
         self._tracker.log(step, values)
         return self._forgets(step, scores)
 
-    def check_standing(self, step: int) -> None:
-        """Refuses to go on from a step at which the alarm stopped this run.
+    def begin(self, step: int) -> None:
+        """Call with the step that a process goes on from, before any other is taken.
 
         Raises:
-            ForgettingError: it did, and the recipe still says so.
+            ForgettingError: the alarm stopped this run there, and the recipe still says so.
         """
+        self._begun = (step, self._trained())
         if self._agreed(bool(self._stops() and self._alarm and self._alarm.standing(step))):
             raise ForgettingError(self._advice(step))
 
@@ -181,19 +182,21 @@ class InRun:
 
     def _step_seconds(self, step: int, params: Params) -> float | None:
         """What a training step takes: measured where there were any, else three forward passes."""
-        spent = self._clock.seconds()
-        trained = spent["step"] + spent["data"]
-        if self._begun is None:
-            self._begun = (step, trained)
-        if step > self._begun[0]:
-            return (trained - self._begun[1]) / (step - self._begun[0])
+        begun, before = self._begun
+        if step > begun:
+            return (self._trained() - before) / (step - begun)
         if not self._heldout:
             return None
         feed = iter(next(iter(self._heldout.values()))())
         batch = next(feed)
-        begun = time.monotonic()
+        started = time.monotonic()
         jax.block_until_ready(self._eval_step(params, batch, self._byte_lengths))
-        return 3 * (time.monotonic() - begun) * self._train_rows / self._rows
+        return 3 * (time.monotonic() - started) * self._train_rows / self._rows
+
+    def _trained(self) -> float:
+        """Seconds that this process has spent on steps and their data."""
+        spent = self._clock.seconds()
+        return spent["step"] + spent["data"]
 
     def _forgets(self, step: int, scores: Mapping[str, HeldOut]) -> bool:
         stop = False

@@ -124,7 +124,7 @@ class RunTasks:
     def _decide(self, step: int, params: Params, step_seconds: float | None) -> str | None:
         """The ration: kept, or decided by what a few items take."""
         kept = self._kept() if jax.process_index() == 0 else None
-        if _agreed(np.array([kept is None]))[0]:
+        if _agreed(np.array([int(kept is None)]))[0]:
             seconds: dict[str, float] = {}
             for name in self._tasks:
                 self._ask(name, step, params, _PROBE)  # compiles
@@ -175,7 +175,7 @@ class RunTasks:
         if jax.process_index() == 0 and step_seconds is not None:
             ahead = self._last_cost * (1 if is_last else 2)
             allowed = self._spent + ahead <= self._share * step_seconds * self._num_steps
-        return bool(_agreed(np.array([allowed]))[0])
+        return bool(_agreed(np.array([int(allowed)]))[0])
 
     def _ask(self, name: str, step: int, params: Params, limit: int) -> dict[str, Any]:
         model = dataclasses.replace(self._model, params=params, step=step)
@@ -214,9 +214,9 @@ class RunTasks:
 
 
 def _agreed(values: np.ndarray) -> np.ndarray:
-    """Process 0's values on every process."""
+    """Process 0's whole numbers on every process."""
     if jax.process_count() == 1:
         return values
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.broadcast_one_to_all(values))
+    return np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.int32)))
