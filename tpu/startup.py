@@ -71,7 +71,7 @@ def together(work: Callable[[], Result]) -> Result:
     result, error = None, None
     try:
         result = work()
-    except ValueError as mine:
+    except (ValueError, OSError) as mine:
         error = mine
     said = gather_text("" if error is None else f"{socket.gethostname()}: {error}")
     failed = [text for text in said if text]
