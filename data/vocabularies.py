@@ -6,6 +6,8 @@ they do not depend on the inputs' number or order, nor on the number of partitio
 
 import functools
 import heapq
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from data.cleaning import read_cleaned
 from data.clock import Clock
 from data.comprehension.language import languages, load_language
 from data.comprehension.vocabulary import (
+    CountedSample,
     Vocabulary,
     VocabularySample,
     load_vocabulary,
@@ -66,12 +69,14 @@ def domain_vocabularies(
         return tuple((code, wanted) for code in codes or (config.comprehension.language,))
     max_bytes = config.comprehension.vocab_sample_mb * 1_000_000
     share = max_bytes / max(corpus.counts["bytes"], 1)
-    samples: dict[str, VocabularySample] = {}
-    for document in _sample(job, corpus, decision, share, "vocabulary"):
-        code = language_of(config.comprehension.language, document)
-        if code in languages():
-            sample = samples.setdefault(code, VocabularySample(max_bytes))
-            sample.add("\n\n".join(turn.text for turn in document.turns))
+    samples = _counted(job, corpus, decision, max_bytes) if share >= 1 else None
+    if samples is None:
+        samples = {}
+        for document in _sample(job, corpus, decision, share, "vocabulary"):
+            code = language_of(config.comprehension.language, document)
+            if code in languages():
+                sample = samples.setdefault(code, VocabularySample(max_bytes))
+                sample.add("\n\n".join(turn.text for turn in document.turns))
     found = []
     for code, sample in sorted(samples.items()):
         if sample.num_bytes < MIN_SAMPLE_BYTES:
@@ -139,18 +144,82 @@ def _sample(
 def draw_sample(task: SampleTask, report: Report) -> None:
     """Writes the documents of one partition that are drawn."""
 
-    def trained_on() -> Iterator[Document]:
-        for dealt in read_cleaned(task.runs, task.buckets, task.clean, Clock()):
-            assert dealt.cleaned is not None
-            document = dealt.cleaned.document
-            if document is not None and not task.decision.is_held_out(dealt.document):
-                yield document
-
     def drawn(documents: Iterable[Document]) -> Iterator[str]:
         for document in documents:
             chance = draw(document.id, f"{task.choice} sample").random() if task.share < 1 else 0
             if chance < task.share:
                 yield document.to_json()
 
-    kept = task.decision.stage(task.name, Tally(task.name))(trained_on())
-    rows_lib.write_lines(task.out, drawn(kept))
+    rows_lib.write_lines(task.out, drawn(_trained_on(task)))
+
+
+def _trained_on(task: "SampleTask | CountTask") -> Iterable[Document]:
+    """The documents of one partition that are trained on, cleaned."""
+
+    def cleaned() -> Iterator[Document]:
+        for dealt in read_cleaned(task.runs, task.buckets, task.clean, Clock()):
+            assert dealt.cleaned is not None
+            document = dealt.cleaned.document
+            if document is not None and not task.decision.is_held_out(dealt.document):
+                yield document
+
+    return task.decision.stage(task.name, Tally(task.name))(cleaned())
+
+
+@dataclass(frozen=True)
+class CountTask:
+    """One partition whose words are counted, all of them, and the file they go to."""
+
+    name: str
+    clean: CleanConfig | None
+    decision: Decision
+    runs: tuple[Run, ...]
+    buckets: tuple[int, ...]
+    language: str
+    out: str
+
+
+def _counted(
+    job: Job, corpus: Corpus, decision: Decision, max_bytes: int
+) -> dict[str, CountedSample | VocabularySample] | None:
+    """The samples of a corpus that is wholly sampled, counted where its partitions are.
+
+    None where that does not do: a language without spaces is not learned from its words, a text may
+    be in two partitions, and cleaning may have made texts longer.
+    """
+    language = job.config.corpora[corpus.name].comprehension.language
+    name = f"{corpus.name}-{job.decision_digest()[:16]}-{corpus.num_partitions}"
+    folder = job.spool / f"{name}-words-{language}"
+    clean = job.config.clean_of(corpus.name)
+    tasks = [
+        CountTask(
+            corpus.name, clean, decision, *corpus.share(i), language,
+            str(folder / f"words-{i:05d}.zst"),
+        )
+        for i in range(corpus.num_partitions)
+    ]  # fmt: skip
+    todo = [task for task in tasks if not epath.Path(task.out).exists()]
+    job.executor.run("sampling", count_words, todo, None)
+    samples: dict[str, CountedSample | VocabularySample] = {}
+    apart = True
+    for task in tasks:
+        for line in rows_lib.read_lines(task.out):
+            code, sizes, words = json.loads(line)
+            sample = samples.setdefault(code, CountedSample())
+            assert isinstance(sample, CountedSample)
+            apart &= sample.merge(CountedSample(sizes, Counter(words)))
+    spaced = all(load_language(code).file.sentences.spaced for code in samples)
+    fits = all(sample.num_bytes <= max_bytes for sample in samples.values())
+    return samples if apart and spaced and fits else None
+
+
+def count_words(task: CountTask, report: Report) -> None:
+    """Writes a line for every language of one partition: code, texts, words."""
+    samples: dict[str, CountedSample] = {}
+    for document in _trained_on(task):
+        code = language_of(task.language, document)
+        if code in languages():
+            sample = samples.setdefault(code, CountedSample())
+            sample.add("\n\n".join(turn.text for turn in document.turns))
+    lines = ([code, samples[code].sizes, samples[code].words] for code in sorted(samples))
+    rows_lib.write_lines(task.out, map(json.dumps, lines))

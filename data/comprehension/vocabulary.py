@@ -226,9 +226,53 @@ class VocabularySample:
         """The texts of the sample, in an order that their content decides."""
         return [text for _, text in sorted(self._heap, key=lambda item: -item[0])]
 
+    @property
+    def words(self) -> Counter[str]:
+        """What stands between white space in `texts`, to how often it does."""
+        return Counter(word for text in self.texts() for word in text.split())
+
+    def keys(self) -> list[str]:
+        """The hashes of `texts`, 32 hexadecimal digits each, in their order."""
+        return [f"{-key:032x}" for key, _ in sorted(self._heap, key=lambda item: -item[0])]
+
+
+@dataclass
+class CountedSample:
+    """Texts of a language with spaces, each once, as what training sees of them: hashes and words.
+
+    Attributes:
+        sizes: 16 bytes that stand for a text, as hexadecimal digits, to its bytes.
+        words: what stands between white space, to how often it does.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    words: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all texts."""
+        return sum(self.sizes.values())
+
+    def add(self, text: str) -> bool:
+        """Counts one text; False if it was there already."""
+        content = text.encode()
+        key = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if key in self.sizes:
+            return False
+        self.sizes[key] = len(content)
+        self.words.update(text.split())
+        return True
+
+    def merge(self, other: "CountedSample") -> bool:
+        """Adds another sample; False if a text is in both, whose words are counted twice now."""
+        apart = self.sizes.keys().isdisjoint(other.sizes)
+        self.sizes |= other.sizes
+        self.words.update(other.words)
+        return apart
+
 
 def train_vocabulary(
-    texts: Iterable[str] | VocabularySample,
+    texts: Iterable[str] | VocabularySample | CountedSample,
     language: Language,
     folder: str | os.PathLike[str],
     *,
@@ -253,7 +297,7 @@ def train_vocabulary(
     Raises:
         ValueError: the texts are too few to learn any vocabulary from.
     """
-    if isinstance(texts, VocabularySample):
+    if isinstance(texts, VocabularySample | CountedSample):
         sample = texts
     else:
         sample = VocabularySample(max_bytes)
@@ -261,8 +305,8 @@ def train_vocabulary(
             sample.add(text)
     options = _options(vocab_size, language)
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for text in (chosen := sample.texts()):
-        digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    for key in sample.keys() if isinstance(sample, VocabularySample) else sorted(sample.sizes):
+        digest.update(bytes.fromhex(key))
     out = epath.Path(os.fspath(folder))
     path = out / f"{language.code}.{digest.hexdigest()[:16]}.model"
     if path.exists():
@@ -272,7 +316,7 @@ def train_vocabulary(
             f"training the {language.file.name} vocabulary of the domain on "
             f"{sample.num_bytes / MEGABYTE:.1f} MB of text"
         )
-    content = _train(chosen, options, language)
+    content = _train(sample, options, language)
     out.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: written beside, then renamed (an object store writes whole objects).
     partial = out / f"{path.name}.{os.getpid()}.partial"
@@ -303,15 +347,18 @@ def _options(vocab_size: int, language: Language) -> dict[str, Any]:
     }
 
 
-def _train(texts: list[str], options: dict[str, Any], language: Language) -> bytes:
+def _train(
+    sample: VocabularySample | CountedSample, options: dict[str, Any], language: Language
+) -> bytes:
     import sentencepiece
 
     def lines() -> Iterable[str]:
         if options["input_format"] == "tsv":
-            counts = Counter(word for text in texts for word in text.split())
-            yield from (f"{word[: _LINE_BYTES // 8]}\t{n}" for word, n in sorted(counts.items()))
+            counts = sorted(sample.words.items())
+            yield from (f"{word[: _LINE_BYTES // 8]}\t{n}" for word, n in counts)
             return
-        for text in texts:
+        assert isinstance(sample, VocabularySample)
+        for text in sample.texts():
             for line in text.splitlines():
                 # Longer lines would be skipped; characters of one to four bytes are cut off early.
                 for start in range(0, len(line), _LINE_BYTES // 4):
@@ -325,7 +372,7 @@ def _train(texts: list[str], options: dict[str, Any], language: Language) -> byt
     except RuntimeError as error:
         raise ValueError(
             f"domain_vocab: auto: no {language.file.name} vocabulary can be learned from "
-            f"{sum(map(len, texts)):,} characters ({error}); name a SentencePiece model file, or "
+            f"{sample.num_bytes:,} bytes of text ({error}); name a SentencePiece model file, or "
             "set domain_vocab: null"
         ) from error
     return model.getvalue()

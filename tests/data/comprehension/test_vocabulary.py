@@ -10,6 +10,7 @@ from data.comprehension.keywords import mine_keywords
 from data.comprehension.language import load_language
 from data.comprehension.reading import read
 from data.comprehension.vocabulary import (
+    CountedSample,
     Vocabulary,
     VocabularySample,
     keywords_among,
@@ -133,6 +134,19 @@ def test_training_gives_the_same_bytes_and_happens_once(tmp_path: Path):
     other = train_vocabulary(TEXTS[:200], EN, tmp_path / "a", **options, log=said.append)
     assert other != first
     assert len(said) == 1
+
+
+def test_a_counted_sample_trains_the_same_vocabulary(tmp_path: Path):
+    halves = [CountedSample(), CountedSample()]
+    for i, text in enumerate(TEXTS):
+        assert halves[i % 2].add(text)
+    assert not halves[0].add(TEXTS[0])
+    assert halves[0].merge(halves[1])
+    counted = train_vocabulary(halves[0], EN, tmp_path / "a", vocab_size=300)
+    whole = train_vocabulary(TEXTS, EN, tmp_path / "b", vocab_size=300)
+    assert counted.name == whole.name
+    assert counted.read_bytes() == whole.read_bytes()
+    assert not halves[0].merge(halves[1])  # its texts are there already
 
 
 def test_a_vocabulary_does_not_depend_on_the_hash_seed(tmp_path: Path):
