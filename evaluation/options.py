@@ -33,7 +33,7 @@ from training.step import make_gather
 # Scored positions whose logits are held at once, per device. Few of them are a product that waits for the
 # output matrix; many are filled up with nothing at the end of a call, which a CPU has to compute.
 _CHUNK = {"cpu": 32, "tpu": 256}
-_WORTH_SHARING = 16  # tokens from which a prefix gets a pass of its own
+_BEGINNING = 16  # tokens that contexts must have in common to be looked at together
 _UNDER_WAY = 2  # calls sent off before the first one's numbers are waited for
 
 
@@ -177,7 +177,10 @@ class Scorer:
         fitted = [self._fit(number, one) for number, one in enumerate(asked)]
         logprobs = [[0.0] * len(one.continuations) for one in asked]
         greedy = [[True] * len(one.continuations) for one in asked]
-        for group, skip in _by_beginning([paths for paths, _ in fitted]):
+        # A pass of its own and calls of its own must save about half a call. What few contexts share is
+        # read once all the same: neighbours go into one tree.
+        worth = self._batch_tokens // 2
+        for group, skip in _by_beginning([paths for paths, _ in fitted], worth):
             before = self._read_prefix(params, group[0][0].tokens[:skip]) if skip else None
             most = 2 * self.max_len
             trees = [grow(family, skip) for family in families(group, most)]
@@ -406,16 +409,19 @@ def _read_out(
     return logit - norms[slots], likeliest[slots] == targets
 
 
-def _by_beginning(groups: Sequence[list[Path]]) -> Iterator[tuple[list[list[Path]], int]]:
-    """Contexts that begin alike, and how many tokens are worth reading once for all of them.
+def _by_beginning(
+    groups: Sequence[list[Path]], worth: int
+) -> Iterator[tuple[list[list[Path]], int]]:
+    """Contexts that begin alike, and how many tokens are read once for all of them.
 
-    At least one token of every context is left, as its continuations are predicted from it.
+    Only where that saves `worth` tokens; all others come last, with 0. At least one token of every
+    context is left, as its continuations are predicted from it.
     """
     alike: dict[bytes, list[list[Path]]] = defaultdict(list)
     for paths in groups:
         head = paths[0].tokens[: paths[0].start]
-        known = len(head) > _WORTH_SHARING
-        alike[head[:_WORTH_SHARING].tobytes() if known else b""].append(paths)
+        known = len(head) > _BEGINNING
+        alike[head[:_BEGINNING].tobytes() if known else b""].append(paths)
     alone = alike.pop(b"", [])
     for members in alike.values():
         first = members[0][0].tokens
@@ -423,7 +429,7 @@ def _by_beginning(groups: Sequence[list[Path]]) -> Iterator[tuple[list[list[Path
             min(shared(first, paths[0].tokens[: paths[0].start]), paths[0].start - 1)
             for paths in members
         )
-        if len(members) > 1 and skip >= _WORTH_SHARING:
+        if (len(members) - 1) * skip >= worth:
             yield members, skip
         else:
             alone += members
