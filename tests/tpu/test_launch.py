@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.tpu.test_worker import virtual_environment
+from tpu.launch import main
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = Path(__file__).parent / "standin"
@@ -114,6 +115,7 @@ def test_create_run_preempt_recreate_resume_delete(cloud, tmp_path):
     assert "step 6" in log
 
 
+@pytest.mark.slow
 def test_told_to_go_and_an_error(cloud, tmp_path):
     """75 is started again on the same machines; 1 is the end, for the machines too."""
     order(tmp_path, "wait 2")
@@ -143,6 +145,7 @@ def test_told_to_go_and_an_error(cloud, tmp_path):
     assert state(cloud)["nodes"] == {}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_gone_is_replaced_and_a_run_without_progress_given_up(cloud, tmp_path):
     order(tmp_path, "wait 1")
     launch = Launch(tmp_path)
@@ -159,6 +162,7 @@ def test_a_worker_that_is_gone_is_replaced_and_a_run_without_progress_given_up(c
     assert starts == 5, "one, one for the checkpoint at step 1, and three without a newer one"
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud, tmp_path):
     order(tmp_path, "wait 2")
     first = Launch(tmp_path)
@@ -180,24 +184,29 @@ def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud, tmp_path):
     assert "demo" in state(cloud)["nodes"], "--keep"
 
 
-def dry(tmp_path, *words):
-    done = subprocess.run(
-        [sys.executable, "-m", "tpu.launch", RECIPE, "--dry-run", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LECTERN_LAUNCHES": str(tmp_path / "launches")},
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def dry(root, tmp_path, monkeypatch, capsys):
+    """`python -m tpu.launch RECIPE --dry-run WORDS` in this process: its exit code, output and complaint."""
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("LECTERN_LAUNCHES", str(tmp_path / "launches"))
+
+    def run(*words):
+        try:
+            code = main([RECIPE, "--dry-run", *words])
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
-def test_dry_run_prints_the_commands_that_a_launch_gives(cloud, tmp_path):
+def test_dry_run_prints_the_commands_that_a_launch_gives(cloud, dry, tmp_path):
     """Line by line what the stand-in then sees, and every line reads back as the words it was made of."""
     run = tmp_path / "run"
     common = ["--name=demo", "--zone=us-x1-a", "--type=v5litepod-16", f"run_dir={run}"]
     common += [f"--command=tests/tpu/trainer.py {run} 2", "--spot"]
-    code, out, err = dry(tmp_path, *common)
+    code, out, err = dry(*common)
     assert code == 0, err
     assert not (cloud / "calls.jsonl").exists(), "nothing is carried out"
     printed = {
@@ -216,9 +225,9 @@ def test_dry_run_prints_the_commands_that_a_launch_gives(cloud, tmp_path):
     assert groups[-1] == ["queued-resources", "delete"]
 
 
-def test_several_slices_and_a_machine_at_once(tmp_path):
+def test_several_slices_and_a_machine_at_once(dry):
     place = ["--zone=z", "run_dir=gs://b/r"]
-    code, out, _ = dry(tmp_path, "--name=big", "--type=v5p-16", "--slices=2", *place)
+    code, out, _ = dry("--name=big", "--type=v5p-16", "--slices=2", *place)
     assert code == 0
     assert (
         "--node-count=2 --node-prefix=big --runtime-version=v2-alpha-tpuv5 --accelerator-type=v5p-16"
@@ -227,7 +236,7 @@ def test_several_slices_and_a_machine_at_once(tmp_path):
     assert "LECTERN_PROCESSES=4" in out
     assert "LECTERN_DEVICES=16" in out
     assert "ssh big-1 --zone=z --worker=1" in out
-    code, out, _ = dry(tmp_path, "--name=one", "--type=v6e-8", "--direct", "--project=p", *place)
+    code, out, _ = dry("--name=one", "--type=v6e-8", "--direct", "--project=p", *place)
     assert code == 0
     create = "gcloud compute tpus tpu-vm create one --project=p --zone=z --version=v2-alpha-tpuv6e --accelerator-type=v6e-8"
     assert create in out.splitlines()
@@ -246,7 +255,7 @@ def test_several_slices_and_a_machine_at_once(tmp_path):
         (["--name=a", "--zone=z", "--type=v6e-8", "--direct", "--slices=2"], "--slices"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_asked_for(words, said, tmp_path):
-    code, _, err = dry(tmp_path, *words)
+def test_what_cannot_be_is_said_before_anything_is_asked_for(words, said, dry):
+    code, _, err = dry(*words)
     assert code == 1
     assert said in err
