@@ -89,7 +89,7 @@ def table(known: dict[str, Any]) -> str:
     for row in known.values():
         slices = f", {row['slices']} slices" if row["slices"] > 1 else ""
         where = (
-            f"| {row['model']} | {row['topology']}{slices} | {row['rows']} x {row['seq_len']:,} |"
+            f"| {row['model']} | {row['topology']}{slices} | {row['rows']:g} x {row['seq_len']:,} |"
         )
         if "does_not_fit" in row:
             lines.append(f"{where} does not fit: {row['does_not_fit']} | | | |")
@@ -138,7 +138,7 @@ def _compiled(name: str, row: dict[str, Any], *, cache: Path | None) -> dict[str
         "model": recipe.model.preset,
         "topology": row["topology"],
         "slices": recipe.mesh.slices,
-        "rows": recipe.train.global_batch_rows // devices,
+        "rows": recipe.train.global_batch_rows / devices,
         "seq_len": recipe.train.seq_len,
         "versions": versions(),
     }
