@@ -68,9 +68,9 @@ class Words:
     def _look_up(self, divided: Sequence[list[str] | None]) -> list[np.ndarray | None]:
         known = self._known
         new = list(set().union(*[words for words in divided if words]).difference(known))
-        for word, ids in zip(
-            new, self._model.encode([_as_read(word) for word in new]), strict=True
-        ):
+        # On one core: to start threads takes longer than the words of a text.
+        found = self._model.encode([_as_read(word) for word in new], num_threads=1) if new else []
+        for word, ids in zip(new, found, strict=True):
             known[word] = array("i", ids).tobytes()
         ids_of = known.__getitem__
         ids = [
