@@ -197,7 +197,9 @@ class Measuring:
         if report.answers and domain:
             asked["answers"] = {"streams": domain, "each": report.answers, **_said(_ANSWER)}
         if self._matrix is not None:
-            matrix = hashlib.sha256(self._matrix.model_dump_json().encode()).hexdigest()[:16]
+            matrix = hashlib.sha256(
+                self._matrix.model_dump_json(exclude={"about"}).encode()
+            ).hexdigest()[:16]
             tokens = report.safety.max_new_tokens
             asked["safety"] = {"matrix": matrix, "max_new_tokens": tokens}
         return asked
