@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from data.generator import Completion
 from evaluation.comparison import Rows, loss_change, score_difference, share_difference, wilson
 from evaluation.config import EvalConfig
 from evaluation.findings import findings
@@ -195,7 +196,7 @@ def test_a_model_that_declines_through_one_template_only():
         for prompt in reversed(list(prompts)):  # engines finish in any order
             refuses = prompt.turns[0].role == "system" and prompt.id.endswith("decline")
             text = "I cannot help with that." if refuses else "Yes."
-            yield SimpleNamespace(id=prompt.id, text=text, finish="stop", error="")
+            yield Completion(prompt.id, text, "stop")
 
     table = rates(ask(matrix, generate, max_new_tokens=8), wilson)
     asked = len(matrix.requests)
