@@ -33,6 +33,15 @@ def test_the_plain_recipe_is_fine(load):
     ("overrides", "message"),
     [
         (["model.preset=null"], "model: set model.preset"),
+        (
+            ["eval.streams.prose=[aa]"],
+            "eval.streams.prose: no stream 'aa' in streams; did you mean a",
+        ),
+        (["eval.forgetting.limit=0.1"], "eval.forgetting: nothing to watch"),
+        (
+            ["eval.streams.prose=[a]", "eval.streams.domain=[a]"],
+            "eval.streams: a stands there twice",
+        ),
         (["model.preset=tinny"], "model.preset: no preset 'tinny'; did you mean tiny"),
         (["model.revision=main"], "model.revision: "),
         (["tokenizer=null"], "tokenizer: name one"),
