@@ -89,7 +89,7 @@ def compare(config: TestbedConfig) -> list[Comparison]:
     groups: dict[Wordings, list[Cell]] = {
         w: [cell for cell in cells if cell.wordings == w] for w in config.wordings
     }
-    reached: dict[Wordings, int] = {w: budgets[0] for w in groups}
+    reached: dict[Wordings, int] = dict.fromkeys(groups, budgets[0])
     with _workers(config) as pool:
         for number, budget in enumerate(budgets):
             going = [w for w, at in reached.items() if at == budget]
