@@ -92,10 +92,12 @@ def compare(config: TestbedConfig) -> list[Comparison]:
     reached: dict[Wordings, int] = dict.fromkeys(groups, budgets[0])
     with _workers(config) as pool:
         for number, budget in enumerate(budgets):
-            going = [w for w, at in reached.items() if at == budget]
+            going: list[Wordings] = [w for w, at in reached.items() if at == budget]
             wanted = [cell for cell in cells if cell.wordings in going]
             _run_all(pool, config, wanted, budget)
-            for wordings in going if number + 1 < len(budgets) else ():
+            if number + 1 == len(budgets):
+                break
+            for wordings in going:
                 least = min(summary_at(out, cell, budget)["memorised"] for cell in groups[wordings])
                 if least < config.run.memorised:
                     print(
