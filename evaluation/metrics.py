@@ -147,7 +147,9 @@ def _class_f1(outcomes: Sequence[Outcome], kind: str) -> Weighted:
     """
     without = next((o for o in outcomes if not o.gold or not o.chosen), None)
     if without is not None:
-        raise ValueError(f"{kind}: an item has no right option ({without.options}); use set_accuracy")
+        raise ValueError(
+            f"{kind}: an item has no right option ({without.options}); use set_accuracy"
+        )
     same = len({frozenset(outcome.options) for outcome in outcomes}) == 1
     labels = [[o.options[i] if same else i for i in (o.gold[0], o.chosen[0])] for o in outcomes]
     classes = {

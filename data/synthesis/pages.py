@@ -39,7 +39,7 @@ _BROKEN_LINE = re.compile(r"[ \t\xa0]*\n\s*")
 # Pages that lost their line breaks keep two spaces where a paragraph ended.
 _LOST_BREAK = re.compile(r"(?<=[.!?:]) {2,}(?=[A-Z])")
 # Paragraphs that end otherwise lead to a list ("may include:") that is not shown with them.
-_WHOLE = (".", "!", ".)", ".\"")
+_WHOLE = (".", "!", ".)", '."')
 _LEAD_CHARS = 60
 
 
