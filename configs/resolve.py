@@ -72,7 +72,10 @@ def locate_weights(recipe: TrainRecipe) -> TrainRecipe:
     from model.huggingface.load import fetch
     from tpu.startup import share_folder
 
-    place = share_folder(lambda: fetch(source, revision), _initial(recipe.run_dir))
+    try:
+        place = share_folder(lambda: fetch(source, revision), _initial(recipe.run_dir))
+    except ValueError as error:
+        raise ValueError(f"model.init_from: {error}") from error
     model = recipe.model.model_copy(update={"init_from": str(place), "revision": None})
     return recipe.model_copy(update={"model": model})
 

@@ -25,7 +25,7 @@ TRAIN: dict[str, Any] = {
     "optimizer": {"peak_lr": 1e-4},
     "mesh": {},
     "checkpoint": {},
-    "eval": {},
+    "eval": {"streams": {}, "forgetting": {"streams": ["reading"]}, "report": {"safety": {}}},
     "resume": {},
     "tracking": {"wandb": {"project": "p"}},
     "export": {"out": "y"},

@@ -336,6 +336,7 @@ def test_the_nearest_settings_are_the_smallest_change_that_should_fit(recipe_fil
     assert "take a larger slice" in said
 
 
+@needs_compiler
 def test_digests_change_with_the_program_the_flags_and_nothing_else():
     one = digest_of("module", {"a": 1, "b": 2})
     assert one == digest_of("module", {"b": 2, "a": 1})
