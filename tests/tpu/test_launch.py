@@ -1,9 +1,11 @@
 """The launcher against a stand-in gcloud: real command lines, real processes on "workers" that are folders."""
 
+import functools
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -53,6 +55,8 @@ class Launch:
             text=True,
             # The launcher's own folder lies below the working directory; keep it out of the checkout.
             env=os.environ | {"LECTERN_LAUNCHES": str(tmp_path / "launches")},
+            # What is started in the background of a script has Ctrl-C switched off; here it counts.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         self.lines: list[str] = []
         self._thread = threading.Thread(target=self._read)
@@ -63,14 +67,14 @@ class Launch:
         self.lines.extend(iter(self.process.stdout.readline, ""))
 
     def until(self, pattern, count=1):
-        limit = time.monotonic() + 1200
+        limit = time.monotonic() + 300
         while sum(bool(re.search(pattern, line)) for line in list(self.lines)) < count:
             assert self.process.poll() is None, "".join(self.lines)
             assert time.monotonic() < limit, "".join(self.lines)
             time.sleep(0.05)
 
     def end(self):
-        code = self.process.wait(timeout=1200)
+        code = self.process.wait(timeout=300)
         self._thread.join()
         return code, "".join(self.lines)
 
