@@ -1,11 +1,9 @@
 """The launcher against a stand-in gcloud: real command lines, real processes on "workers" that are folders."""
 
-import functools
 import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +18,11 @@ from tpu.launch import main
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = Path(__file__).parent / "standin"
 RECIPE = "configs/quickstart.yaml"
+# What is started in the background of a script has Ctrl-C switched off; here it is to count.
+WITH_CTRL_C = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 @pytest.fixture
@@ -48,15 +51,13 @@ class Launch:
             f"--command=tests/tpu/trainer.py {run_dir} {steps}",
         ]
         self.process = subprocess.Popen(
-            [*words, *more],
+            [sys.executable, "-c", WITH_CTRL_C, *words, *more],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             # The launcher's own folder lies below the working directory; keep it out of the checkout.
             env=os.environ | {"LECTERN_LAUNCHES": str(tmp_path / "launches")},
-            # What is started in the background of a script has Ctrl-C switched off; here it counts.
-            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         self.lines: list[str] = []
         self._thread = threading.Thread(target=self._read)
