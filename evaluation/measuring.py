@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -20,20 +19,17 @@ from data.document import Document
 from data.generator import Prompt, Sampling
 from evaluation.comparison import wilson
 from evaluation.finetune import splits, tuned_score
-from evaluation.heldout import batches_of, encoded_anew, read_documents
+from evaluation.heldout import read_documents, score_streams
 from evaluation.options import Scorer
 from evaluation.parts import Parts
 from evaluation.safety import ask, load_matrix, rates
-from evaluation.scoring import HeldOut, score_heldout, spread_byte_lengths
 from evaluation.source import Model, open_model
 from evaluation.task import Task, load_task
 from evaluation.taskrun import Items, open_items, run_task
-from model.attention import select
 from model.config import GenerationConfig
 from model.engine import Engine
 from model.huggingface.load import fetch
 from training.state import is_run
-from training.step import make_eval_step
 from training.steps import good_steps, read_meta
 
 _ANSWER = Sampling(max_new_tokens=80)
@@ -336,53 +332,6 @@ class Measuring:
             "rates": rates(replies, wilson),
             "replies": [dataclasses.asdict(reply) for reply in replies],
         }
-
-
-def score_streams(model: Model, recipe: Any) -> tuple[dict[str, HeldOut], list[str], str]:
-    """A model on the held-out text of a recipe's streams.
-
-    Returns:
-        The scores by stream, the streams whose text had to be tokenized anew, and the attention used.
-
-    Raises:
-        ValueError: no stream has held-out text.
-    """
-    from data.loader import has_heldout, heldout_batches
-    from data.stream import open_stream
-    from tpu.mesh import BATCH, check_rows
-
-    run, mesh = recipe.train, model.plan.mesh
-    check_rows(recipe.eval_rows, 1, mesh, field="eval.batch_rows")
-    platform = mesh.devices.flat[0].platform
-    kernel, attend = select(run.attention, platform, jnp.dtype(run.compute_dtype), mesh)
-    eval_step = jax.jit(make_eval_step(model.config, run, mesh, model.plan.specs, attend))
-    byte_lengths = spread_byte_lengths(model.tokenizer.byte_lengths(), model.config, mesh)
-    scores: dict[str, HeldOut] = {}
-    anew: list[str] = []
-    for name, stream in recipe.streams.items():
-        folder = f"{stream.path}/heldout"
-        if not has_heldout(stream.path):
-            continue
-        limits = {"batch_rows": recipe.eval_rows, "mesh": mesh, "spec": BATCH}
-        if open_stream(name, stream.path).info["tokenizer"] == model.tokenizer.fingerprint:
-            batches = heldout_batches(folder, max_rows=recipe.eval.max_rows, **limits)
-        else:
-            anew.append(name)
-            packed = encoded_anew(
-                folder,
-                model.tokenizer,
-                seq_len=run.seq_len,
-                add_bos=model.add_bos,
-                max_rows=recipe.eval.max_rows,
-            )
-            batches = batches_of(packed, **limits)
-        scores[name] = score_heldout(eval_step, model.params, batches, byte_lengths)
-    if not scores:
-        raise ValueError(
-            f"streams: no held-out text in {', '.join(recipe.streams) or 'any, there are none'}; name a "
-            "recipe whose streams were prepared with a heldout.fraction above 0"
-        )
-    return scores, anew, kernel
 
 
 def _scorer(model: Model, recipe: Any) -> Scorer:

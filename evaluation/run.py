@@ -164,24 +164,17 @@ def run_tasks(source: str, recipe: Any, told: dict[str, Any], step: int | None) 
 
 def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, Any]:
     """Held-out loss and bits per byte of a model on a recipe's streams."""
-    import jax
-    import jax.numpy as jnp
-
-    from data.loader import has_heldout, heldout_batches
-    from data.stream import open_stream
-    from evaluation.heldout import batches_of, encoded_anew
-    from evaluation.scoring import score_heldout, spread_byte_lengths
+    from data.loader import has_heldout
+    from evaluation.heldout import score_streams
     from evaluation.source import open_model
-    from model.attention import select
-    from tpu.mesh import BATCH, check_rows, make_mesh
+    from tpu.mesh import check_rows, make_mesh
     from tpu.runtime import start
-    from training.step import make_eval_step
 
     start()
     mesh = make_mesh(recipe.mesh)
     run = recipe.train
-    rows = recipe.eval.batch_rows or run.global_batch_rows // run.accumulate
-    check_rows(rows, 1, mesh, field="eval.batch_rows")
+    # Before the weights are read.
+    check_rows(recipe.eval_rows, 1, mesh, field="eval.batch_rows")
     model = open_model(
         source,
         mesh,
@@ -189,44 +182,21 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
         max_seq_len=run.seq_len,
         vocab_multiple=recipe.model.vocab_multiple,
     )
-    platform = mesh.devices.flat[0].platform
-    kernel, attend = select(run.attention, platform, jnp.dtype(run.compute_dtype), mesh)
-    eval_step = jax.jit(make_eval_step(model.config, run, mesh, model.plan.specs, attend))
-    byte_lengths = spread_byte_lengths(model.tokenizer.byte_lengths(), model.config, mesh)
-    streams: dict[str, Any] = {}
     for name, stream in recipe.streams.items():
-        info = open_stream(name, stream.path).info
         if not has_heldout(stream.path):
             print(f"{name}: no held-out text in {stream.path}; not measured")
-            continue
-        folder = f"{stream.path}/heldout"
-        limits = {"batch_rows": rows, "mesh": mesh, "spec": BATCH}
-        same = info["tokenizer"] == model.tokenizer.fingerprint
-        if same:
-            found = heldout_batches(folder, max_rows=recipe.eval.max_rows, **limits)
-        else:
-            packed = encoded_anew(
-                folder,
-                model.tokenizer,
-                seq_len=run.seq_len,
-                add_bos=model.add_bos,
-                max_rows=recipe.eval.max_rows,
-            )
-            found = batches_of(packed, **limits)
-        score = score_heldout(eval_step, model.params, found, byte_lengths)
-        streams[name] = {
+    scores, anew, kernel = score_streams(model, recipe)
+    streams = {
+        name: {
             "loss": score.loss,
             "bits_per_byte": score.bits_per_byte,
             "bits_per_byte_interval": list(score.interval()),
             "tokens": score.tokens,
             "bytes": score.num_bytes,
-            "tokenized_anew": not same,
+            "tokenized_anew": name in anew,
         }
-    if not streams:
-        raise ValueError(
-            f"streams: no held-out text in {', '.join(recipe.streams) or 'any, there are none'}; name a "
-            "recipe whose streams were prepared with a heldout.fraction above 0"
-        )
+        for name, score in scores.items()
+    }
     return {
         "model": model.name,
         "step": model.step,

@@ -25,7 +25,7 @@ def main() -> None:
     from configs.load import user_errors
     from tpu.compile import CACHE
     from tpu.plan import plan
-    from tpu.topology import described, generation_of
+    from tpu.topology import generation_of
 
     table = yaml.safe_load(Path(__file__).with_name("maxtext.yaml").read_text())
     overrides = [word for word in sys.argv[1:] if "=" in word]
@@ -37,8 +37,7 @@ def main() -> None:
     for name in names:
         row = table[name]
         with user_errors():
-            devices = described(row["topology"])
-            found = plan(_recipe(row, len(devices), overrides), row["topology"], cache=CACHE)
+            found = plan(_recipe(row, overrides), row["topology"], cache=CACHE)
         ours = found["steps"]["train"]
         speed = row["rows"] * row["seq_len"] / baseline_seconds(row, generation_of(row["topology"]))
         print(
@@ -63,27 +62,15 @@ def baseline_seconds(row: dict[str, Any], generation: Any) -> float:
     return row["estimated_cycles"] / (generation.clock_ghz * 1e9) + attention + reduced
 
 
-def _recipe(row: dict[str, Any], devices: int, overrides: list[str]) -> Any:
+def _recipe(row: dict[str, Any], overrides: list[str]) -> Any:
     import tempfile
 
-    from configs.load import load_recipe
-    from configs.parse import dump_yaml
+    from configs.load import load_recipe, recipe_yaml
     from configs.recipe import TrainRecipe
+    from tpu.compiled import recipe_of
 
-    recipe = {
-        "run_dir": "runs/plan",
-        "tokenizer": "none",
-        "model": {"preset": row["preset"]},
-        "streams": {"one": {"path": "none"}, "two": {"path": "none"}},
-        "train": {
-            "num_steps": 1000,
-            "global_batch_rows": row["rows"] * devices,
-            "seq_len": row["seq_len"],
-            "grad_reduce_dtype": "bfloat16",
-        },
-    }
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(dump_yaml(recipe))
+        file.write(recipe_yaml(recipe_of(row)))
         file.flush()
         return load_recipe(TrainRecipe, file.name, overrides)
 
