@@ -32,15 +32,17 @@ Params = dict[str, Any]
 Gather = Callable[
     [str, Params], Params
 ]  # ("blocks", one layer's weights) -> the same, whole and cast
-Remat = Literal["attention", "residual", "qkv", "mlp", "none"]
+# (the token table's weights, int32[B, T]) -> the tokens' rows [B, T, D]
+Lookup = Callable[[Params, jax.Array], jax.Array]
+Remat = Literal["attention", "qkv", "residual", "mlp", "none"]
 
 _GATHERED = "gathered"
 # What a layer keeps for its backward pass besides its input, each set with those before it. The
 # attention kernel's output always is among it: to form it again would run the kernel twice.
 _KEPT: dict[str, tuple[str, ...]] = {
     "attention": (attention_lib.SAVED,),
-    "residual": ("residual",),
     "qkv": ("q", "k", "v"),
+    "residual": ("residual",),
     "mlp": ("gate", "up"),
 }
 
@@ -226,15 +228,20 @@ def hidden_states(
     positions: jax.Array,
     *,
     gather: Gather,
+    lookup: Lookup | None = None,
     attend: Attend = attention_lib.xla,
     remat: Remat = "none",
 ) -> jax.Array:
     """The network up to and with the final norm: int32[B, T] -> [B, T, D] in the compute dtype.
 
     `gather` makes a part of the weights whole and casts it; it is called inside the scan, layer by
-    layer, so no device ever holds more than one gathered layer (and its backward twin).
+    layer, so no device ever holds more than one gathered layer (and its backward twin). `lookup`
+    finds the tokens' rows of a table that is not whole; by default the table is gathered.
     """
-    x = embed(gather("embed", params["embed"]), tokens)
+    if lookup is None:
+        x = embed(gather("embed", params["embed"]), tokens)
+    else:
+        x = lookup(params["embed"], tokens)
     rotation = rotations(positions, inverse_frequencies(config))
     graph, _ = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(params=jax.random.key(0)))))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 # What a layer keeps of every token: (elements that stay whole, those that `tensor` splits), in terms of the
 # model's sizes, each set with those before it.
-_KEPT = ("attention", "residual", "qkv", "mlp", "none")
+_KEPT = ("attention", "qkv", "residual", "mlp", "none")
 
 
 def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:

@@ -39,10 +39,10 @@ class TrainConfig(Config):
         ge=1,
         description="tokens whose logits are held at once, per device; default: tpu/settings.yaml",
     )
-    remat: Literal["auto", "attention", "residual", "qkv", "mlp", "none"] = Field(
+    remat: Literal["auto", "attention", "qkv", "residual", "mlp", "none"] = Field(
         default="auto",
         description="what a layer keeps for the backward pass, from little to all: its input and the "
-        "attention output, also the residual stream between its halves, also q, k and v, also the "
+        "attention output, also q, k and v, also the residual stream between its halves, also the "
         "gate and up products, everything (nothing is computed again); auto: what fits and is best "
         "by tpu/settings.yaml",
     )

@@ -47,8 +47,7 @@ def cross_entropy(
 
 
 def _forward(hidden, kernel, targets, weights, z_loss, chunk, vocab_size):
-    def body(carry, part):
-        total, kernel_grad = carry
+    def gradients(part):
         h, target, weight = part
         logits, lse, nll = _chunk_loss(h, kernel, target, vocab_size)
         probabilities = jnp.exp(logits - lse[:, None])
@@ -56,15 +55,25 @@ def _forward(hidden, kernel, targets, weights, z_loss, chunk, vocab_size):
         scale = (weight * (1 + 2 * z_loss * lse))[:, None]
         logits_grad = (scale * probabilities - jnp.where(hit, weight[:, None], 0)).astype(h.dtype)
         hidden_grad = jnp.einsum("CV,DV->CD", logits_grad, kernel)
-        kernel_grad += jnp.einsum("CD,CV->DV", h, logits_grad, preferred_element_type=jnp.float32)
-        total += jnp.sum(weight * (nll + z_loss * lse**2))
+        kernel_grad = jnp.einsum("CD,CV->DV", h, logits_grad, preferred_element_type=jnp.float32)
+        total = jnp.sum(weight * (nll + z_loss * lse**2))
         return (total, kernel_grad), (nll, hidden_grad)
+
+    def body(sums, part):
+        more, found = gradients(part)
+        return jax.tree.map(jnp.add, sums, more), found
 
     parts = _chunks(hidden, targets, weights, chunk)
     start = (jnp.zeros((), jnp.float32), jnp.zeros(kernel.shape, jnp.float32))
-    (total, kernel_grad), (nll, hidden_grad) = jax.lax.scan(body, start, parts)
-    hidden_grad = _unchunk(hidden_grad, hidden.shape[:2])
-    return (total, _unchunk(nll, targets.shape)), (hidden_grad, kernel_grad.astype(kernel.dtype))
+    # The last chunk stands behind the loop, so that its sum leaves in the kernel's dtype at once.
+    sums, first = jax.lax.scan(body, start, jax.tree.map(lambda x: x[:-1], parts))
+    (total, kernel_grad), last = body(sums, jax.tree.map(lambda x: x[-1], parts))
+    nll, hidden_grad = jax.tree.map(
+        lambda some, one: _unchunk(jnp.concatenate([some, one[None]]), hidden.shape[:2]),
+        first,
+        last,
+    )
+    return (total, nll), (hidden_grad, kernel_grad.astype(kernel.dtype))
 
 
 def _backward(z_loss, chunk, vocab_size, saved, cotangents):

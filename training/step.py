@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from model.attention import Attend
 from model.config import LlamaConfig
-from model.llama import Gather, Params, head_matrix, hidden_states
+from model.llama import Gather, Lookup, Params, head_matrix, hidden_states
 from model.rope import positions_of
 from tpu.mesh import BATCH, FSDP, REPLICAS, ROWS, manual_part
 from training.config import TrainConfig
@@ -80,6 +80,7 @@ def make_value_and_grad(
     """`(params, batch) -> (gradients, metrics)` of the global batch, sharded like the parameters."""
     manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
     gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
+    lookup = make_lookup(mesh, train.compute_dtype, train.grad_reduce_dtype)
 
     def local(params: Params, batch: Batch) -> tuple[Params, Metrics]:
         supervised = jax.lax.psum(jnp.sum(_target_mask(batch)), ROWS)
@@ -88,7 +89,14 @@ def make_value_and_grad(
         def loss(params: Params, part: Batch) -> tuple[jax.Array, jax.Array]:
             mask = _target_mask(part)
             total, nll = _token_losses(
-                params, part, mask * scale, config, train, gather=gather, attend=attend
+                params,
+                part,
+                mask * scale,
+                config,
+                train,
+                gather=gather,
+                lookup=lookup,
+                attend=attend,
             )
             return total, jnp.sum(nll * mask, axis=1)
 
@@ -134,12 +142,20 @@ def make_eval_step(
     """
     manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
     gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
+    lookup = make_lookup(mesh, train.compute_dtype, train.grad_reduce_dtype)
 
     def local(params: Params, batch: Batch, byte_lengths: jax.Array) -> Metrics:
         sizes = byte_lengths[jnp.roll(batch["tokens"], -1, axis=1)]
         mask = _target_mask(batch) & (sizes > 0)
         _, nll = _token_losses(
-            params, batch, mask.astype(jnp.float32), config, train, gather=gather, attend=attend
+            params,
+            batch,
+            mask.astype(jnp.float32),
+            config,
+            train,
+            gather=gather,
+            lookup=lookup,
+            attend=attend,
         )
         row_nll = jnp.sum(nll * mask, axis=1)
         row_bytes = jnp.sum(sizes * mask, axis=1)
@@ -191,6 +207,55 @@ def make_gather(manual: Params, mesh: Mesh, compute_dtype: str, grad_reduce_dtyp
     return gather
 
 
+def make_lookup(mesh: Mesh, compute_dtype: str, grad_reduce_dtype: str) -> Lookup:
+    """The tokens' rows of the split table, without making it whole.
+
+    The outer FSDP axis keeps its share of every row: its devices exchange their tokens, find their share of
+    the rows of all of them, and exchange what they found. That is as many bytes as the rows have, where the
+    table and its gradient have some fifty times as many. Over the inner axis the table is gathered as all
+    weights are.
+    """
+    outer, inner = (axis if mesh.shape[axis] > 1 else None for axis in FSDP)
+    steps = ((1, inner),) if inner else ()
+
+    def lookup(weights: Params, tokens: jax.Array) -> jax.Array:
+        if outer:
+            tokens = jax.lax.all_gather(tokens, outer, axis=0, tiled=True)
+        rows = _rows(weights["table"], tokens, steps, compute_dtype, grad_reduce_dtype)
+        if outer:
+            rows = jax.lax.all_to_all(rows, outer, split_axis=0, concat_axis=2, tiled=True)
+        return rows
+
+    return lookup
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _rows(
+    table: jax.Array,
+    tokens: jax.Array,
+    steps: tuple[tuple[int, str], ...],
+    dtype: str,
+    grad_dtype: str,
+) -> jax.Array:
+    """Rows of a table that is whole over `steps`; their gradients are added up in float32."""
+    return jnp.take(_whole(table, steps, dtype, grad_dtype), tokens, axis=0)
+
+
+def _rows_forward(table, tokens, steps, dtype, grad_dtype):
+    return _rows(table, tokens, steps, dtype, grad_dtype), (table, tokens)
+
+
+def _rows_backward(steps, dtype, grad_dtype, saved, grad):
+    table, tokens = saved
+    whole = jnp.zeros((table.shape[0], grad.shape[-1]), jnp.float32)
+    whole = whole.at[tokens].add(grad.astype(jnp.float32))
+    (share,) = _whole_backward(steps, dtype, grad_dtype, None, whole)
+    return share, None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _whole(
     value: jax.Array, steps: tuple[tuple[int, str], ...], dtype: str, grad_dtype: str
@@ -228,6 +293,7 @@ def _token_losses(
     train: TrainConfig,
     *,
     gather: Gather,
+    lookup: Lookup,
     attend: Attend,
 ) -> tuple[jax.Array, jax.Array]:
     hidden = hidden_states(
@@ -237,6 +303,7 @@ def _token_losses(
         batch["segment_ids"],
         positions_of(batch["segment_ids"]),
         gather=gather,
+        lookup=lookup,
         attend=attend,
         remat="attention" if train.remat == "auto" else train.remat,
     )

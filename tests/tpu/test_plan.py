@@ -325,7 +325,7 @@ def test_the_nearest_settings_are_the_smallest_change_that_should_fit(recipe_fil
         ["model={preset: llama3_8b}", "train.global_batch_rows=1024", "train.seq_len=4096"],
     )
     v5e, mesh = generations()["v5e"], SimpleNamespace(size=256)
-    rich = train(global_batch_rows=1024, remat="qkv", loss_chunk=1024)
+    rich = train(global_batch_rows=1024, remat="residual", loss_chunk=1024)
     said = nearest(recipe, rich, mesh, v5e, 24 * 2**30)
     assert said.endswith("should: train.remat=attention")
     lean = train(global_batch_rows=1024, remat="attention", loss_chunk=512)
