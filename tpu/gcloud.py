@@ -12,31 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-# Nobody answers questions here; a worker that is gone shows within a minute, not after two hours.
-_SSH = ("--quiet", "--ssh-flag=-oServerAliveInterval=15", "--ssh-flag=-oServerAliveCountMax=4")
+from tpu.request import Request
 
-
-@dataclass(frozen=True)
-class Generation:
-    """What a TPU generation's names mean.
-
-    Attributes:
-        runtime: the TPU software version for JAX.
-        per_chip: how much a chip adds to the number in an accelerator type: TensorCores or chips.
-        single_host: chips of the largest slice that one host holds; larger ones have 4 chips a host.
-    """
-
-    runtime: str
-    per_chip: int
-    single_host: int
-
-
-GENERATIONS = {
-    "v4": Generation("tpu-ubuntu2204-base", 2, 4),
-    "v5litepod": Generation("v2-alpha-tpuv5-lite", 1, 8),
-    "v5p": Generation("v2-alpha-tpuv5", 2, 4),
-    "v6e": Generation("v2-alpha-tpuv6e", 1, 8),
-}
+# Nobody answers questions here. A worker that is gone shows within a minute, not after two hours; gcloud itself
+# then connects up to ten times, with five seconds between, before it ends with 255.
+_CONNECTION = ("-oConnectTimeout=10", "-oServerAliveInterval=15", "-oServerAliveCountMax=4")
+_NO_CONNECTION = 255  # ssh's own exit code, which gcloud hands on
+_DESCRIBE_SECONDS = 120.0  # for an answer of a second or two
 
 
 class Lease(Enum):
@@ -64,6 +46,7 @@ _NODE = {
     "STOPPING": Lease.LOST,
     "DELETING": Lease.LOST,
     "HIDDEN": Lease.LOST,
+    "UNKNOWN": Lease.LOST,  # after a repair that failed
 }
 
 
@@ -71,91 +54,12 @@ class GcloudError(RuntimeError):
     """A gcloud command failed for a reason that is not ours to judge: no rights, no network, no quota.
 
     Attributes:
-        code: its exit code, where it had one.
+        reached: it was the command for a worker that failed, on the worker; all of gcloud's own work was done.
     """
 
-    def __init__(self, text: str, code: int | None = None) -> None:
+    def __init__(self, text: str, *, reached: bool = False) -> None:
         super().__init__(text)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class Request:
-    """The slices asked for: their name, place and kind.
-
-    Attributes:
-        name: of the queued resource and of its node; with several slices the nodes are NAME-0, NAME-1, ...
-        type: accelerator type, such as v5litepod-16.
-        queued: through a queued resource; else a TPU VM made at once or not at all.
-        network, subnetwork: None takes the project's default.
-        internal: the workers have no public address, and are reached from inside the network.
-    """
-
-    name: str
-    zone: str
-    type: str
-    slices: int = 1
-    project: str | None = None
-    spot: bool = False
-    queued: bool = True
-    runtime: str | None = None
-    network: str | None = None
-    subnetwork: str | None = None
-    service_account: str | None = None
-    internal: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuses what gcloud would refuse only after some time, or silently take for something else."""
-        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", self.name):
-            raise ValueError(
-                f"--name: {self.name!r} is no name for a TPU; take small letters, digits and -, "
-                "beginning with a letter"
-            )
-        if self.slices < 1:
-            raise ValueError(f"--slices: {self.slices} is less than 1")
-        if self.slices > 1 and not self.queued:
-            raise ValueError(
-                "--slices: several slices come from a queued resource; leave out --direct"
-            )
-        _ = self.chips
-
-    @property
-    def generation(self) -> Generation:
-        """The table's entry for this type."""
-        known = GENERATIONS.get(self.type.rpartition("-")[0])
-        if known is None or not self.type.rpartition("-")[2].isdigit():
-            kinds = ", ".join(f"{name}-N" for name in GENERATIONS)
-            raise ValueError(
-                f"--type: {self.type!r} is no accelerator type that is known here: {kinds}; "
-                "gcloud compute tpus accelerator-types list --zone=ZONE shows a zone's"
-            )
-        return known
-
-    @property
-    def chips(self) -> int:
-        """Chips of one slice."""
-        count, per_chip = int(self.type.rpartition("-")[2]), self.generation.per_chip
-        if count < 1 or count % per_chip:
-            raise ValueError(
-                f"--type: {self.type}: the number counts TensorCores, {per_chip} a chip"
-            )
-        return count // per_chip
-
-    @property
-    def hosts(self) -> int:
-        """Hosts of one slice, by the table; `describe_node` tells what there really are."""
-        return 1 if self.chips <= self.generation.single_host else -(-self.chips // 4)
-
-    @property
-    def nodes(self) -> list[str]:
-        """The TPU VMs' names, one a slice."""
-        if self.slices == 1:
-            return [self.name]
-        return [f"{self.name}-{index}" for index in range(self.slices)]
-
-    def _where(self) -> list[str]:
-        project = [f"--project={self.project}"] if self.project else []
-        return [*project, f"--zone={self.zone}"]
+        self.reached = reached
 
 
 @dataclass(frozen=True)
@@ -218,24 +122,26 @@ def delete(request: Request) -> list[str]:
 def copy(request: Request, node: str, source: str, target: str) -> list[str]:
     """Puts a file into the home folder of every worker of a node."""
     words = ["gcloud", "compute", "tpus", "tpu-vm", "scp", source, f"{node}:{target}"]
-    inside = ["--internal-ip"] if request.internal else []
-    return [*words, *request._where(), "--worker=all", "--quiet", *inside]
+    return [*words, *request.where, "--worker=all", *_connection(request, "scp")]
 
 
 def ssh(request: Request, node: str, worker: int | str, command: str) -> list[str]:
     """Runs a command on one worker of a node, or on all of them at once ("all")."""
-    inside = ["--internal-ip"] if request.internal else []
     return [
         *_tpus("tpu-vm", "ssh", node, request),
         f"--worker={worker}",
-        *_SSH,
-        *inside,
+        *_connection(request, "ssh"),
         f"--command={command}",
     ]
 
 
+def _connection(request: Request, program: str) -> list[str]:
+    inside = ["--internal-ip"] if request.internal else []
+    return ["--quiet", *(f"--{program}-flag={flag}" for flag in _CONNECTION), *inside]
+
+
 def _tpus(group: str, verb: str, name: str, request: Request) -> list[str]:
-    return ["gcloud", "compute", "tpus", group, verb, name, *request._where()]
+    return ["gcloud", "compute", "tpus", group, verb, name, *request.where]
 
 
 # --- carrying them out ------------------------------------------------------------------------------------------
@@ -278,8 +184,10 @@ def must(words: Sequence[str]) -> str:
     """
     done = run(words)
     if done.code:
+        # gcloud says "ERROR: (gcloud.compute...)" of itself and hands on a worker's exit code without a word.
+        reached = done.code != _NO_CONNECTION and "ERROR: (gcloud." not in done.err
         text = f"{shown(words)}\nended with {done.code}: {done.err.strip()}"
-        raise GcloudError(text, done.code)
+        raise GcloudError(text, reached=reached)
     return done.out
 
 
@@ -327,7 +235,7 @@ def look(request: Request) -> Seen:
 
 def _asked(words: Sequence[str]) -> dict | None:
     """The JSON that a describe command gives; None when there is no such thing."""
-    done = run(words)
+    done = run(words, timeout=_DESCRIBE_SECONDS)
     if done.code and re.search(r"NOT_FOUND|not found|was not found", done.err):
         return None
     if done.code:

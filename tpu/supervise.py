@@ -13,10 +13,10 @@ from enum import Enum
 
 from tpu.gcloud import Lease
 from tpu.runtime import PREEMPTED
+from tpu.worker import UNKNOWN, VANISHED
 
 RESTARTS = 3  # without a newer checkpoint, then it gives up
-VANISHED = 250  # `tpu.worker follow`: the process is gone and nobody saw it end
-UNREACHABLE = 255  # ssh could not connect, or lost the connection for good
+_SIGNALS = range(128 + 1, 128 + 65)  # exit codes of a process that a signal ended
 
 
 class Step(Enum):
@@ -43,10 +43,16 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Exit:
-    """One worker's end. `code` as a shell counts: 128 + number for a signal."""
+    """One worker's end.
+
+    Attributes:
+        code: as a shell counts: 128 + number for a signal. None: it cannot be reached.
+        stopped: the launcher had told it to go by then.
+    """
 
     worker: str
-    code: int
+    code: int | None
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,26 +154,31 @@ def started(state: State) -> State:
 def judge(exits: Sequence[Exit], *, lost: bool) -> End:
     """How an attempt ended, from the workers' exits in the order of time.
 
-    A worker that cannot be reached, and a process told to go, explain whatever happened to the others. Else
-    the first to end is the cause: when one process dies, JAX ends the rest with errors of their own.
+    A worker that cannot be reached, and a process told to go by anybody but the launcher, explain whatever
+    happened to the others. Else the first to end is the cause: when one process dies, JAX ends the rest with
+    errors of their own.
     """
     codes = [exit.code for exit in exits]
-    if lost or UNREACHABLE in codes:
+    if lost or None in codes:
         return End.LOST
     if codes and not any(codes):
         return End.DONE
-    if PREEMPTED in codes:
+    if PREEMPTED in [exit.code for exit in exits if not exit.stopped]:
         return End.TOLD
     first = next(code for code in codes if code)
-    return End.DIED if first == VANISHED or first > 128 else End.ERROR
+    return End.DIED if first in (VANISHED, UNKNOWN, *_SIGNALS) else End.ERROR
 
 
 def ended(state: State, exits: Sequence[Exit], *, lost: bool) -> State:
     """The state after an attempt: over, or to be started again."""
     end, codes = judge(exits, lost=lost), [exit.code for exit in exits]
-    said = ", ".join(f"{exit.worker}: {exit.code}" for exit in exits if exit.code)
+    said = ", ".join(
+        f"{exit.worker}: {'no answer' if exit.code is None else exit.code}"
+        for exit in exits
+        if exit.code != 0
+    )
     reason = end.value + (f" (exit codes {said})" if said else "")
-    state = replace(state, running=False, broken=UNREACHABLE in codes, reason=reason)
+    state = replace(state, running=False, broken=None in codes, reason=reason)
     if end is End.DONE:
         return replace(state, verdict=0)
     if end is End.ERROR:

@@ -1,7 +1,7 @@
 """A command on one worker that outlives the connection it was started through; needs only Python.
 
     python -m tpu.worker start --id ID [--env NAME=VALUE ...] [--env-file FILE] -- COMMAND ...
-    python -m tpu.worker follow --id ID [--from BYTES]     its output from there on, then its exit code
+    python -m tpu.worker follow --id ID [--from BYTES]     its output from there on, then how it ended
     python -m tpu.worker stop [--grace SECONDS]            SIGTERM, and SIGKILL when that does not help
     python -m tpu.worker status                            JSON: id, running, code
     python -m tpu.worker newest RUN_DIR                    the newest finished checkpoint's step, -1: none
@@ -10,6 +10,10 @@
 from whoever reaches Python itself), writes its output to a file, waits for it and records how it ended.
 A lost ssh connection therefore costs nothing: `follow` goes on where it stopped. All of it lies in
 `.run/` below the working directory, where one command runs at a time.
+
+gcloud connects again by itself when a connection breaks, and gives the same command a second time. So `start`
+of what was started already does nothing, and `follow` says of every line where it ends: `BYTES TEXT`, and last
+of all `end CODE`. Its own exit code says nothing about the command's.
 """
 
 import argparse
@@ -27,6 +31,7 @@ from typing import Any
 FOLDER = Path(".run")
 VANISHED = 250  # the process is gone and nobody saw it end: the machine went down
 UNKNOWN = 249  # another command, or none, is what was started here
+END = "end"  # begins the line that says how the command ended
 _PAUSE = 0.2
 
 
@@ -66,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(run_id: str, command: Sequence[str], env: dict[str, str]) -> int:
     """Starts the command and returns when it runs; 1 when another one runs here already."""
     now = status()
+    if now["id"] == run_id:
+        return 0
     if now["running"]:
         print(
             f"error: {now['id']} runs here as process {now['pid']}; stop it first", file=sys.stderr
@@ -87,25 +94,31 @@ def start(run_id: str, command: Sequence[str], env: dict[str, str]) -> int:
 
 
 def follow(run_id: str, begin: int = 0) -> int:
-    """Prints the command's output from a byte on, as it comes; its exit code, 128 + number for a signal."""
-    out = sys.stdout.buffer
-    with (
-        (FOLDER / "log").open("rb")
-        if (FOLDER / "log").exists()
-        else contextlib.nullcontext() as log
-    ):
-        if log is None or status()["id"] != run_id:
-            print(f"error: {run_id} was never started here", file=sys.stderr)
-            return UNKNOWN
+    """Prints the output after so many bytes line by line as it comes, each behind the bytes up to its end.
+
+    The last line is `end CODE`, with 128 + number for a signal.
+    """
+    if status()["id"] != run_id:
+        print(f"{END} {UNKNOWN}", flush=True)
+        return 0
+    out, position, part = sys.stdout.buffer, begin, b""
+    with (FOLDER / "log").open("rb") as log:
         log.seek(begin)
         while True:
             # The state first, then what is left to read: nothing written before the end is lost.
             now = status()
-            if text := log.read():
-                out.write(text)
-                out.flush()
+            text = log.read()
+            *lines, part = (part + text).split(b"\n")
+            if part and not now["running"]:  # the last line may have no end of its own
+                lines, part = [*lines, part], b""
+            for line in lines:
+                position += len(line) + 1
+                out.write(b"%d %s\n" % (position, line))
             if not now["running"]:
-                return now["code"]
+                out.write(b"%s %d\n" % (END.encode(), now["code"]))
+            out.flush()
+            if not now["running"]:
+                return 0
             if not text:
                 time.sleep(_PAUSE)
 

@@ -90,12 +90,19 @@ def state(cloud):
 
 
 def order(tmp_path, text):
-    (tmp_path / "run" / "order").write_text(text)
+    (tmp_path / "run" / "part").write_text(text)
+    (tmp_path / "run" / "part").replace(tmp_path / "run" / "order")  # nobody reads half of it
 
 
 def test_create_run_preempt_recreate_resume_delete(cloud, tmp_path):
-    order(tmp_path, "wait 3")
+    trouble = [["refuse", "tpu.worker newest"], ["lose", "tpu.worker start"]]
+    trouble += [["refuse", "queued-resources delete"]]
+    (cloud / "trouble.json").write_text(json.dumps(trouble))
+    order(tmp_path, "wait 2")
     launch = Launch(tmp_path)
+    launch.until(r"\[worker [01]\] waits at step 2", count=2)
+    subprocess.run(["gcloud", "standin", "drop", "demo", "0"], check=True)
+    order(tmp_path, "wait 3")
     launch.until(r"\[worker [01]\] waits at step 3", count=2)
     subprocess.run(["gcloud", "standin", "preempt", "demo"], check=True)
     order(tmp_path, "go")
@@ -105,10 +112,16 @@ def test_create_run_preempt_recreate_resume_delete(cloud, tmp_path):
     verbs, _ = calls(cloud)
     told = [v for v in verbs if v.split()[1] in ("create", "delete", "scp")]
     once = ["queued-resources create", "tpu-vm scp"]
-    assert told == [*once, "queued-resources delete", *once, "queued-resources delete"], said
+    delete = "queued-resources delete"
+    assert told == [*once, delete, delete, *once, delete], said
+    assert json.loads((cloud / "trouble.json").read_text()) == [], "all of it happened"
     assert state(cloud)["requests"] == state(cloud)["nodes"] == {}
     assert "[worker 0] from step 0" in said
     assert "[worker 0] from step 3" in said, "the second machines go on where the first were"
+    for line in ("from step 0", "step 1", "step 2", "waits at step 2", "step 3"):
+        assert said.count(f"[worker 0] {line}\n") + said.count(f"[worker 0] {line},") == 1, (
+            f"{line}: whatever is lost on the way comes once"
+        )
     assert "[worker 0] 2 processes, 16 devices" in said
     assert said.count("[worker 0] end at step 6") == 1
     assert "starting on 2 worker(s), from step 3" in said
@@ -187,6 +200,11 @@ def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud, tmp_path):
     verbs, _ = calls(cloud)
     assert verbs.count("queued-resources create") == verbs.count("tpu-vm scp") == 1
     assert "demo" in state(cloud)["nodes"], "--keep"
+    subprocess.run(["gcloud", "standin", "unplug", "demo", "1"], check=True)
+    code, said = Launch(tmp_path).end()
+    assert code == 1
+    assert "What was made may still be there: gcloud compute tpus queued-resources delete" in said
+    assert "demo" in state(cloud)["nodes"], "what cannot be asked is left alone"
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import pytest
 from tpu.gcloud import Lease
 from tpu.supervise import (
     RESTARTS,
-    UNREACHABLE,
-    VANISHED,
     End,
     Exit,
     State,
@@ -22,6 +20,9 @@ from tpu.supervise import (
     started,
     unreachable,
 )
+from tpu.worker import UNKNOWN, VANISHED
+
+NO_ANSWER = None
 
 
 def exits(*codes):
@@ -53,7 +54,9 @@ def test_the_way_from_nothing_to_done():
         ((1, 134), False, End.ERROR),  # an error on one; JAX aborts the other
         ((137, 1), False, End.DIED),  # one is killed; the other trips over it
         ((VANISHED, 1), False, End.DIED),
-        ((1, UNREACHABLE), False, End.LOST),
+        ((UNKNOWN, 1), False, End.DIED),
+        ((255, 134), False, End.ERROR),  # sys.exit(-1): no signal
+        ((1, NO_ANSWER), False, End.LOST),
         ((0, 1), False, End.ERROR),
         ((127,), False, End.ERROR),
         ((134, 1), True, End.LOST),
@@ -64,7 +67,13 @@ def test_what_an_end_means(codes, lost, end):
     assert judge(exits(*codes), lost=lost) is end
 
 
-@pytest.mark.parametrize("codes", [(75, 75), (137,), (VANISHED, 0), (UNREACHABLE,)])
+def test_what_the_launcher_told_to_go_after_an_error_does_not_hide_the_error():
+    told = [Exit("w0", 1), Exit("w1", 75, stopped=True)]
+    assert judge(told, lost=False) is End.ERROR
+    assert judge([Exit("w0", 75), *told], lost=False) is End.TOLD
+
+
+@pytest.mark.parametrize("codes", [(75, 75), (137,), (VANISHED, 0), (NO_ANSWER,)])
 def test_what_is_started_again(codes):
     state = ended(started(State(created=True, prepared=True)), exits(*codes), lost=False)
     assert state.verdict is None
@@ -78,7 +87,7 @@ def test_an_error_is_not_started_again():
 
 
 def test_a_worker_that_cannot_be_reached_is_replaced_though_google_calls_it_ready():
-    state = ended(started(State(created=True, prepared=True)), exits(UNREACHABLE), lost=False)
+    state = ended(started(State(created=True, prepared=True)), exits(NO_ANSWER), lost=False)
     assert decide(seen(state, Lease.READY), Lease.READY) is Step.DELETE
     assert decide(deleted(state), Lease.ABSENT) is Step.CREATE
 

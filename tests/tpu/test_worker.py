@@ -56,17 +56,23 @@ def folder(tmp_path):
 
 
 def test_output_from_any_byte_on_and_the_exit_code(folder):
-    assert (
-        worker(
-            folder, "start", "--id=a", "--", *PYTHON, "print('one\\ntwo'); raise SystemExit(3)"
-        ).returncode
-        == 0
-    )
+    said = "print('one\\ntwo', end=''); raise SystemExit(3)"
+    assert worker(folder, "start", "--id=a", "--", *PYTHON, said).returncode == 0
     whole = worker(folder, "follow", "--id=a")
-    assert (whole.returncode, whole.stdout) == (3, "one\ntwo\n")
-    assert worker(folder, "follow", "--id=a", "--from=4").stdout == "two\n"
-    assert worker(folder, "follow", "--id=b").returncode == 249
+    assert (whole.returncode, whole.stdout) == (0, "4 one\n8 two\nend 3\n")
+    assert worker(folder, "follow", "--id=a", "--from=4").stdout == "8 two\nend 3\n"
+    assert worker(folder, "follow", "--id=a", "--from=8").stdout == "end 3\n"
+    assert worker(folder, "follow", "--id=b").stdout == "end 249\n"
     assert status(folder) | {"pid": 0} == {"id": "a", "pid": 0, "running": False, "code": 3}
+
+
+def test_a_command_that_is_given_again_is_not_started_again(folder):
+    """As gcloud does when the connection breaks after the start."""
+    words = ("start", "--id=a", "--", *PYTHON, "open('times', 'a').write('once ')")
+    for _ in range(2):
+        assert worker(folder, *words).returncode == 0
+        assert worker(folder, "follow", "--id=a").stdout == "end 0\n"
+    assert (folder / "times").read_text() == "once "
 
 
 def test_sigterm_reaches_python_and_its_exit_code_comes_back(folder):
@@ -83,7 +89,7 @@ def test_sigterm_reaches_python_and_its_exit_code_comes_back(folder):
     # What a machine that goes down does: to every process of the session.
     os.kill(parent, signal.SIGTERM)
     os.kill(pid, signal.SIGTERM)
-    assert worker(folder, "follow", "--id=a").returncode == 75
+    assert worker(folder, "follow", "--id=a").stdout.splitlines()[-1] == "end 75"
 
 
 def until_on(folder):
@@ -124,7 +130,7 @@ def test_variables_from_the_line_and_from_a_file(folder):
     (folder / "env").write_text("TOKEN=a=b\n")
     read = "import os; print(os.environ['TOKEN'], os.environ['COUNT'])"
     worker(folder, "start", "--id=a", "--env=COUNT=2", "--env-file=env", "--", *PYTHON, read)
-    assert worker(folder, "follow", "--id=a").stdout == "a=b 2\n"
+    assert worker(folder, "follow", "--id=a").stdout == "6 a=b 2\nend 0\n"
 
 
 def test_a_command_that_cannot_be_executed_says_so(folder):
