@@ -34,11 +34,12 @@ Gather = Callable[
 ]  # ("blocks", one layer's weights) -> the same, whole and cast
 # (the token table's weights, int32[B, T]) -> the tokens' rows [B, T, D]
 Lookup = Callable[[Params, jax.Array], jax.Array]
-Remat = Literal["attention", "qkv", "residual", "mlp", "none"]
+Remat = Literal["offload", "attention", "qkv", "residual", "mlp", "none"]
 
 _GATHERED = "gathered"
 # What a layer keeps for its backward pass besides its input, each set with those before it. The
-# attention kernel's output always is among it: to form it again would run the kernel twice.
+# attention kernel's output always is among it: to form it again would run the kernel twice. `offload`
+# keeps that in the host's memory.
 _KEPT: dict[str, tuple[str, ...]] = {
     "attention": (attention_lib.SAVED,),
     "qkv": ("q", "k", "v"),
@@ -294,7 +295,14 @@ def forward(
 def _rematerialised(layer: Callable, remat: Remat) -> Callable:
     """What the backward pass finds kept. Gathered weights never are: they are gathered again."""
     policies = jax.checkpoint_policies
-    if remat == "none":
+    if remat == "offload":
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=list(_KEPT["attention"]),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    elif remat == "none":
         policy = policies.save_anything_except_these_names(_GATHERED)
     else:
         sets = list(_KEPT)

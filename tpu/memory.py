@@ -8,7 +8,7 @@ from typing import Any
 
 # What a layer keeps of every token: (elements that stay whole, those that `tensor` splits), in terms of the
 # model's sizes, each set with those before it.
-_KEPT = ("attention", "qkv", "residual", "mlp", "none")
+_KEPT = ("offload", "attention", "qkv", "residual", "mlp", "none")
 
 
 def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
@@ -29,10 +29,14 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     wide = 2 if train.compute_dtype == "bfloat16" else 4
     rows = train.global_batch_rows / (sizes["slices"] * sizes["data"] * sizes["fsdp"])
     tokens = rows / train.accumulate * train.seq_len / sizes["sequence"]
-    extra = {"attention": 0, "residual": D, "qkv": (N + 2 * K) * H / tensor}
+    extra = {
+        "offload": 0,
+        "attention": N * H / tensor,
+        "residual": D,
+        "qkv": (N + 2 * K) * H / tensor,
+    }
     extra |= {"mlp": 2 * F / tensor, "none": 2 * D + 2 * F / tensor}
-    elements = D + N * H / tensor
-    elements += sum(extra[name] for name in _KEPT[: _KEPT.index(train.remat) + 1])
+    elements = D + sum(extra[name] for name in _KEPT[: _KEPT.index(train.remat) + 1])
     kept = wide * L * tokens * elements
     # Two layers' gathered weights and one layer's gradients, and its inner activations; or the head.
     gathered = wide * 3 * layer / tensor + wide * tokens * 6 * F / tensor

@@ -39,12 +39,12 @@ class TrainConfig(Config):
         ge=1,
         description="tokens whose logits are held at once, per device; default: tpu/settings.yaml",
     )
-    remat: Literal["auto", "attention", "qkv", "residual", "mlp", "none"] = Field(
+    remat: Literal["auto", "offload", "attention", "qkv", "residual", "mlp", "none"] = Field(
         default="auto",
-        description="what a layer keeps for the backward pass, from little to all: its input and the "
-        "attention output, also q, k and v, also the residual stream between its halves, also the "
-        "gate and up products, everything (nothing is computed again); auto: what fits and is best "
-        "by tpu/settings.yaml",
+        description="what a layer keeps for the backward pass, from little to all: its input and, in "
+        "the host's memory, the attention output; that on the device; also q, k and v; also the "
+        "residual stream between its halves; also the gate and up products; everything (nothing is "
+        "computed again); auto: what fits and is best by tpu/settings.yaml",
     )
     attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = "auto"
     attention_blocks: tuple[int, int] | None = Field(

@@ -221,7 +221,7 @@ def make_lookup(mesh: Mesh, compute_dtype: str, grad_reduce_dtype: str) -> Looku
     def lookup(weights: Params, tokens: jax.Array) -> jax.Array:
         if outer:
             tokens = jax.lax.all_gather(tokens, outer, axis=0, tiled=True)
-        rows = _rows(weights["table"], tokens, steps, compute_dtype, grad_reduce_dtype)
+        rows: Any = _rows(weights["table"], tokens, steps, compute_dtype, grad_reduce_dtype)
         if outer:
             rows = jax.lax.all_to_all(rows, outer, split_axis=0, concat_axis=2, tiled=True)
         return rows
