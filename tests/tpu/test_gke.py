@@ -1,6 +1,7 @@
 """The JobSet fits itself: hosts and chips of the slice, Python as process 1, restarts as `tpu.launch` does them."""
 
 import math
+import re
 
 import pytest
 import yaml
@@ -46,4 +47,7 @@ def test_an_error_ends_it_and_anything_else_starts_it_again(jobset, job):
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] > 0
     assert policy["rules"][0]["action"] == "FailJobSet"
+    # JobSet's own rule for names (no hyphens), and Kubernetes' for pods with a failure policy.
+    assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", policy["rules"][0]["name"])
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
