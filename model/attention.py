@@ -14,18 +14,16 @@ Each names what the backward pass needs of its output, so that rematerialisation
 
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from model.blockwise import blockwise
+from model.context import Attend, spread
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 Kind = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
 
 SAVED = "attention"  # what rematerialisation may keep of a layer: the output of attention
@@ -54,17 +52,16 @@ def select(
         raise ValueError(
             f"train.attention: cudnn does not work here ({reason}); set train.attention=auto or xla"
         )
-    if kind == "splash":
-        if mesh is not None and mesh.shape.get("sequence", 1) > 1:
-            raise ValueError(
-                "train.attention: splash needs mesh.sequence=1; set train.attention=xla"
-            )
-        kernel = functools.partial(splash, mesh=mesh, interpret=platform != "tpu")
-        return kind, functools.partial(kernel, blocks=blocks) if blocks else kernel
-    if kind == "blockwise" and mesh is not None and mesh.shape.get("sequence", 1) > 1:
-        kind = "xla"  # a block of queries would lie on one device of the axis
-    plain = {"xla": xla, "cudnn": cudnn, "blockwise": functools.partial(blockwise, name=SAVED)}
-    return kind, plain[kind]
+    kernel = functools.partial(splash, interpret=platform != "tpu")
+    attend: Attend = {
+        "xla": xla,
+        "blockwise": functools.partial(blockwise, name=SAVED),
+        "cudnn": cudnn,
+        "splash": functools.partial(kernel, blocks=blocks) if blocks else kernel,
+    }[kind]
+    if mesh is not None and (kind == "splash" or mesh.shape["sequence"] > 1):
+        attend = spread(attend, mesh)
+    return kind, attend
 
 
 def visible(segment_ids: jax.Array) -> jax.Array:
@@ -99,12 +96,11 @@ def splash(
     v: jax.Array,
     segment_ids: jax.Array,
     *,
-    mesh: Mesh | None = None,
     block: int | None = None,
     blocks: tuple[int, int] = (1024, 2048),
     interpret: bool = False,
 ) -> jax.Array:
-    """Pallas splash attention, heads split over the mesh's `tensor` axis.
+    """Pallas splash attention of what lies on one device (`model.context` spreads it over a mesh).
 
     Rows are padded to whole blocks (128 to 512 tokens, by their length); the padding is a segment
     of its own, so no token sees it. `block` sets the queries and keys of a block for tests; by
@@ -122,19 +118,8 @@ def splash(
         next(s for s in (most, 1024, 512, 256, unit) if s <= most and not (length + pad) % s)
         for most in ((block, block) if block else (max(size, unit) for size in blocks))
     )
-    kernel = functools.partial(_splash, block_q=block_q, block_kv=block_kv, interpret=interpret)
-    if mesh is not None:
-        # A kernel is never partitioned by the compiler: every axis must be manual, of size 1 too.
-        heads = P(None, None, "tensor", None)
-        kernel = jax.shard_map(
-            kernel,
-            mesh=jax.sharding.get_abstract_mesh() if _inside_shard_map() else mesh,
-            in_specs=(heads, heads, heads, P()),
-            out_specs=heads,
-            axis_names={"tensor", "sequence"},
-            check_vma=False,
-        )
-    return kernel(q, k, v, segment_ids)[:, :length]
+    out = _splash(q, k, v, segment_ids, block_q=block_q, block_kv=block_kv, interpret=interpret)
+    return out[:, :length]
 
 
 def _splash(
@@ -174,10 +159,6 @@ def _splash(
     over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
     out = jax.vmap(over_heads)(q, k, v, sa.SegmentIds(segment_ids, segment_ids))
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
-
-
-def _inside_shard_map() -> bool:
-    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def _why_not_cudnn(compute_dtype: jnp.dtype) -> str | None:

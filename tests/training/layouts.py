@@ -1,12 +1,13 @@
 """A small step on any mesh: the batch, the shapes and the run that the layout tests compare."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.attention import xla
+from model.attention import select
 from model.config import LlamaConfig
 from model.llama import init_params
 from tpu.config import MeshConfig
@@ -67,7 +68,8 @@ def fetch(tree):
 
 def train_config(**changes):
     fields = {"num_steps": STEPS, "seq_len": T, "global_batch_rows": B, "loss_chunk": 64}
-    return TrainConfig(**(fields | {"compute_dtype": "float32"} | changes))
+    fields |= {"compute_dtype": "float32", "attention": "xla"}
+    return TrainConfig(**(fields | changes))
 
 
 def run(config, mesh, steps=STEPS, **changes):
@@ -79,9 +81,10 @@ def run(config, mesh, steps=STEPS, **changes):
     params = init(jax.random.key(0))
     state = State(params, jax.jit(tx.init, out_shardings=plan.shardings.opt_state)(params))
     batch = place(make_batch(), mesh)
-    grad = make_value_and_grad(config, train, mesh, plan.specs, xla, num_streams=STREAMS)
+    _, attend = select(train.attention, "cpu", jnp.dtype(train.compute_dtype), mesh)
+    grad = make_value_and_grad(config, train, mesh, plan.specs, attend, num_streams=STREAMS)
     grads, _ = jax.jit(grad)(params, batch)
-    step = make_train_step(config, train, tx, mesh, plan.specs, xla, num_streams=STREAMS)
+    step = make_train_step(config, train, tx, mesh, plan.specs, attend, num_streams=STREAMS)
     step = jit_step(step, plan.shardings, mesh)
     curve = []
     for _ in range(steps):

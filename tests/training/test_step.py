@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.attention import splash, xla
+from model.attention import xla
 from model.config import LlamaConfig
 from model.llama import forward, init_params
 from tests.training.layouts import (
@@ -34,7 +34,6 @@ from training.step import (
     State,
     make_eval_step,
     make_train_step,
-    make_value_and_grad,
     model_flops,
 )
 
@@ -44,21 +43,25 @@ def reference(name):
     return run(SHAPES[name], one_device())
 
 
-def two_axes():
-    """fsdp 8 laid over two mesh axes, as on a TPU torus."""
-    return Mesh(np.array(jax.devices()).reshape(1, 1, 4, 2, 1, 1), AXES)
+def two_axes(*fsdp, sequence=1):
+    """fsdp laid over two mesh axes, as on a TPU torus."""
+    return Mesh(np.array(jax.devices()).reshape(1, 1, *fsdp, 1, sequence), AXES)
 
 
 MESHES = {
     "fsdp 8": lambda: make_mesh(MeshConfig()),
-    "fsdp 4x2": two_axes,
+    "fsdp 4x2": lambda: two_axes(4, 2),
     "fsdp 4, tensor 2": lambda: make_mesh(MeshConfig(fsdp=4, tensor=2)),
     "data 2, fsdp 2, tensor 2": lambda: make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)),
     "slices 2, fsdp 4": lambda: make_mesh(MeshConfig(slices=2, fsdp=4)),
     "fsdp 2, tensor 2, sequence 2": lambda: make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2)),
+    "fsdp 2x2, sequence 2": lambda: two_axes(2, 2, sequence=2),
+    "fsdp 2, sequence 4": lambda: make_mesh(MeshConfig(fsdp=2, sequence=4)),
+    "slices 2, fsdp 2, sequence 2": lambda: make_mesh(MeshConfig(slices=2, fsdp=2, sequence=2)),
 }
+TOO_MANY = ("fsdp 8", "fsdp 4x2", "slices 2, fsdp 4", "fsdp 2x2, sequence 2")  # ways for 4 passes
 CASES = [(mesh, "plain", accumulate) for mesh in MESHES for accumulate in (1, 4)]
-CASES = [c for c in CASES if not (c[2] == 4 and c[0] in ("fsdp 8", "fsdp 4x2", "slices 2, fsdp 4"))]
+CASES = [c for c in CASES if not (c[2] == 4 and c[0] in TOO_MANY)]
 CASES += [("fsdp 8", "plain", 2), ("fsdp 4x2", "tied", 2), ("fsdp 4, tensor 2", "biases", 4)]
 
 
@@ -81,32 +84,24 @@ def test_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_batch():
     assert metrics["tokens"] == (batch["segment_ids"] > 0).sum()
 
 
-@pytest.mark.parametrize("remat", ["attention", "residual", "qkv", "mlp", "none"])
+@pytest.mark.parametrize("remat", ["offload", "attention", "qkv", "residual", "mlp", "none"])
 def test_rematerialisation_changes_nothing(remat):
     grads, _, _ = run(CONFIG, one_device(), steps=1, remat=remat)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(reference("plain")[0]), strict=True):
         assert np.abs(a - b).max() <= 1e-6 * np.abs(b).max()
 
 
-def test_splash_inside_the_step_matches_with_split_heads():
-    """The nested shard_map over `tensor` inside the manual step, kernel in interpret mode."""
+@pytest.mark.parametrize(
+    "fields", [{"fsdp": 4, "tensor": 2}, {"fsdp": 4, "sequence": 2}], ids=["heads", "tokens"]
+)
+def test_splash_inside_the_step_matches_with_split_heads_or_tokens(fields):
+    """The nested shard_map inside the manual step, kernel in interpret mode."""
     config = CONFIG.model_copy(update={"head_dim": 64, "num_layers": 1})
-    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
-    batch = make_batch()
-    leaves = []
-    for on, attend in (
-        (mesh, functools.partial(splash, mesh=mesh, interpret=True)),
-        (one_device(), xla),
-    ):
-        plan = layout(config, optax.sgd(0.1), on)
-        init = jax.jit(lambda k: init_params(config, k), out_shardings=plan.shardings.params)
-        grad = make_value_and_grad(
-            config, train_config(), on, plan.specs, attend, num_streams=STREAMS
-        )
-        grads, _ = jax.jit(grad)(init(jax.random.key(0)), place(batch, on))
-        leaves.append(jax.tree.leaves(jax.device_get(grads)))
-    for a, b in zip(*leaves, strict=True):
-        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+    ours, theirs = (
+        run(config, mesh, steps=1, attention=kind)
+        for mesh, kind in ((make_mesh(MeshConfig(**fields)), "splash"), (one_device(), "xla"))
+    )
+    check_same(ours, theirs)
 
 
 def test_bfloat16_reduction_on_cpu_devices_is_refused():
