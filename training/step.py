@@ -211,9 +211,9 @@ def make_lookup(mesh: Mesh, compute_dtype: str, grad_reduce_dtype: str) -> Looku
     """The tokens' rows of the split table, without making it whole.
 
     The outer FSDP axis keeps its share of every row: its devices exchange their tokens, find their share of
-    the rows of all of them, and exchange what they found. That is as many bytes as the rows have, where the
-    table and its gradient have some fifty times as many. Over the inner axis the table is gathered as all
-    weights are.
+    the rows of all of them, and exchange what they found: as many bytes as the rows have, which are fewer
+    than the table's while a device has fewer tokens than the vocabulary entries. Over the inner axis the
+    table is gathered as all weights are.
     """
     outer, inner = (axis if mesh.shape[axis] > 1 else None for axis in FSDP)
     steps = ((1, inner),) if inner else ()

@@ -10,7 +10,7 @@ from tpu.flags import FILE, compiler_options
 
 def test_a_known_generation_has_its_flags_and_others_have_none():
     v5e = compiler_options(SimpleNamespace(device_kind="TPU v5 lite"))  # type: ignore[arg-type]
-    assert v5e["xla_tpu_scoped_vmem_limit_kib"] == 65536
+    assert v5e["xla_tpu_scoped_vmem_limit_kib"] == 32768
     assert compiler_options(SimpleNamespace(device_kind="cpu")) == {}  # type: ignore[arg-type]
 
 
