@@ -5,6 +5,9 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 DRAWS = 1000
+# With fewer pieces than these there is no interval: draws of so few are the same ones over and over, and
+# their spread says less than it seems to.
+FEW = 8
 
 
 def interval(

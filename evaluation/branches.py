@@ -7,11 +7,13 @@ when `j <= i < exits[j]`. Several trees lie in one row and do not see each other
 """
 
 import bisect
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+_BEGINNING = 16  # tokens that contexts must have in common to be looked at together
 _OPEN_ROWS = 64  # rows that a tree may still be put into
 _WORTH_JOINING = 8  # shared tokens from which two neighbours become one tree
 
@@ -66,6 +68,34 @@ def shared(a: np.ndarray, b: np.ndarray) -> int:
     most = min(len(a), len(b))
     other = np.flatnonzero(a[:most] != b[:most])
     return int(other[0]) if len(other) else most
+
+
+def by_beginning(
+    groups: Sequence[list[Path]], worth: int
+) -> Iterator[tuple[list[list[Path]], int]]:
+    """Contexts that begin alike, and how many tokens are read once for all of them.
+
+    Only where that saves `worth` tokens; all others come last, with 0. At least one token of every
+    context is left, as its continuations are predicted from it.
+    """
+    alike: dict[bytes, list[list[Path]]] = defaultdict(list)
+    for paths in groups:
+        head = paths[0].tokens[: paths[0].start]
+        known = len(head) > _BEGINNING
+        alike[head[:_BEGINNING].tobytes() if known else b""].append(paths)
+    alone = alike.pop(b"", [])
+    for members in alike.values():
+        first = members[0][0].tokens
+        skip = min(
+            min(shared(first, paths[0].tokens[: paths[0].start]), paths[0].start - 1)
+            for paths in members
+        )
+        if (len(members) - 1) * skip >= worth:
+            yield members, skip
+        else:
+            alone += members
+    if alone:
+        yield sorted(alone, key=lambda paths: paths[0].owner), 0
 
 
 def families(groups: Sequence[Sequence[Path]], most: int) -> Iterator[list[Path]]:
@@ -131,7 +161,7 @@ def grow(paths: Sequence[Path], skip: int = 0) -> Tree:
 def rung(length: int, smallest: int) -> int:
     """The row length that holds `length` tokens: eight steps to the doubling, so few are compiled."""
     length = max(length, smallest)
-    step = max(32, 1 << (length.bit_length() - 4))
+    step = max(16, 1 << (length.bit_length() - 4))
     return -(-length // step) * step
 
 

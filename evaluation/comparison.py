@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.bootstrap import FEW
 from evaluation.forgetting import paired_change
 from evaluation.results import TaskResult
 
@@ -24,20 +25,20 @@ class Difference:
 
     Attributes:
         value: absolute for scores, relative for bits per byte.
-        low: lower end.
-        high: upper end.
+        low: lower end; None where there are too few pieces for an interval.
+        high: upper end, or None.
         paired: whether rows or items were compared one by one.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     paired: bool
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether there is an interval and it leaves out zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class Rows:
 
 def loss_change(base: Rows, model: Rows) -> Difference:
     """The relative change in bits per byte."""
-    if np.array_equal(base.num_bytes, model.num_bytes):
+    paired = np.array_equal(base.num_bytes, model.num_bytes)
+    if min(np.count_nonzero(rows.num_bytes) for rows in (base, model)) < FEW:
+        change = model.bits_per_byte / base.bits_per_byte - 1
+        return Difference(change, None, None, paired)
+    if paired:
         return Difference(*paired_change(model.nats, base.nats), paired=True)
     # The spread of a ratio of two independent figures.
     draws = [_bits(rows, seed) for seed, rows in enumerate((base, model))]

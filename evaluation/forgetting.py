@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from evaluation.bootstrap import FEW
 from evaluation.config import ForgettingConfig
 from evaluation.scoring import HeldOut
 
@@ -107,6 +108,8 @@ class ForgettingAlarm:
                 silent[name] = (
                     "its held-out rows are not those of step 0 (eval.max_rows, or the data)"
                 )
+            elif (rows := int(np.count_nonzero(score.row_bytes))) < FEW:
+                silent[name] = f"{rows} held-out rows are too few for an interval; it takes {FEW}"
             else:
                 change = paired_change(score.row_nats, np.array(kept["nats"]))
                 findings.append(Finding(step, name, *change))

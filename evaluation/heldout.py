@@ -1,11 +1,15 @@
 """Held-out text as batches for whatever model is to be measured, and what the model makes of it.
 
+One walk for a run's live weights (`evaluation.inrun`), for `evaluation.run` and for the report.
+
 A stream's held-out rows were packed with the run's tokenizer. A model with another one gets the same
 documents tokenized anew; loss per token then means something else, bits per byte does not.
 """
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +24,10 @@ from data.document import Document
 from data.tokenizer import Tokenizer
 from evaluation.scoring import HeldOut, score_heldout, spread_byte_lengths
 from evaluation.source import Model
-from model.attention import select
+from model.attention import Attend, select
+from model.config import LlamaConfig
+from model.llama import Params
+from training.config import TrainConfig
 from training.step import make_eval_step
 
 
@@ -51,6 +58,86 @@ def read_documents(folder: str) -> list[Document]:
     return [Document.from_json(line) for line in _lines(path)]
 
 
+class HeldOutText:
+    """The held-out text of a recipe's streams, walked with whatever weights it is given.
+
+    Attributes:
+        anew: the streams whose text had to be tokenized anew, as they were packed for other models.
+        names: the streams that have held-out text, in the recipe's order.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        run: TrainConfig,
+        config: LlamaConfig,
+        mesh: Mesh,
+        specs: Params,
+        attend: Attend,
+        tokenizer: Tokenizer,
+        *,
+        add_bos: bool,
+    ) -> None:
+        """Reads no text yet, but for what is tokenized anew.
+
+        Args:
+            recipe: names the streams and how much of each is measured.
+            run: the recipe's `train` with what it leaves open decided.
+            config: the network's shape.
+            mesh: where the weights lie.
+            specs: how.
+            attend: the attention to compute with.
+            tokenizer: the model's.
+            add_bos: whether the model's texts begin with BOS.
+
+        Raises:
+            ValueError: a stream is not there, or rows do not divide over the mesh.
+        """
+        from data.loader import has_heldout, heldout_batches
+        from data.stream import open_stream
+        from tpu.mesh import BATCH, check_rows
+
+        check_rows(recipe.eval_rows, 1, mesh, field="eval.batch_rows")
+        self.anew: list[str] = []
+        self._batches: dict[str, Callable[[], Iterable[Any]]] = {}
+        limits = {"batch_rows": recipe.eval_rows, "mesh": mesh, "spec": BATCH}
+        most = recipe.eval.max_rows
+        for name, stream in recipe.streams.items():
+            info = open_stream(name, stream.path).info
+            if not has_heldout(stream.path):
+                continue
+            folder = f"{stream.path}/heldout"
+            if info["tokenizer"] == tokenizer.fingerprint:
+                walk = functools.partial(heldout_batches, folder, max_rows=most, **limits)
+            else:
+                self.anew.append(name)
+                rows = encoded_anew(
+                    folder, tokenizer, seq_len=run.seq_len, add_bos=add_bos, max_rows=most
+                )
+                walk = functools.partial(batches_of, rows, **limits)
+            self._batches[name] = walk
+        self.names = tuple(self._batches)
+        self._rows = recipe.eval_rows
+        self._eval_step = jax.jit(make_eval_step(config, run, mesh, specs, attend))
+        self._byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), config, mesh)
+
+    def score(self, params: Params) -> dict[str, HeldOut]:
+        """What the weights make of every stream; all processes call it and get the same."""
+        return {
+            name: score_heldout(self._eval_step, params, walk(), self._byte_lengths)
+            for name, walk in self._batches.items()
+        }
+
+    def row_seconds(self, params: Params) -> float | None:
+        """What a row takes, forward, once compiled; None where there is no text."""
+        if not self._batches:
+            return None
+        batch = next(iter(self._batches[self.names[0]]()))
+        begun = time.monotonic()
+        jax.block_until_ready(self._eval_step(params, batch, self._byte_lengths))
+        return (time.monotonic() - begun) / self._rows
+
+
 def score_streams(model: Model, recipe: Any) -> tuple[dict[str, HeldOut], list[str], str]:
     """A model on the held-out text of a recipe's streams.
 
@@ -60,43 +147,25 @@ def score_streams(model: Model, recipe: Any) -> tuple[dict[str, HeldOut], list[s
     Raises:
         ValueError: no stream has held-out text.
     """
-    from data.loader import has_heldout, heldout_batches
-    from data.stream import open_stream
-    from tpu.mesh import BATCH, check_rows
-
     run, mesh = recipe.train, model.plan.mesh
-    check_rows(recipe.eval_rows, 1, mesh, field="eval.batch_rows")
     platform = mesh.devices.flat[0].platform
     kernel, attend = select(run.attention, platform, jnp.dtype(run.compute_dtype), mesh)
-    eval_step = jax.jit(make_eval_step(model.config, run, mesh, model.plan.specs, attend))
-    byte_lengths = spread_byte_lengths(model.tokenizer.byte_lengths(), model.config, mesh)
-    scores: dict[str, HeldOut] = {}
-    anew: list[str] = []
-    for name, stream in recipe.streams.items():
-        info = open_stream(name, stream.path).info
-        if not has_heldout(stream.path):
-            continue
-        folder = f"{stream.path}/heldout"
-        limits = {"batch_rows": recipe.eval_rows, "mesh": mesh, "spec": BATCH}
-        if info["tokenizer"] == model.tokenizer.fingerprint:
-            batches = heldout_batches(folder, max_rows=recipe.eval.max_rows, **limits)
-        else:
-            anew.append(name)
-            packed = encoded_anew(
-                folder,
-                model.tokenizer,
-                seq_len=run.seq_len,
-                add_bos=model.add_bos,
-                max_rows=recipe.eval.max_rows,
-            )
-            batches = batches_of(packed, **limits)
-        scores[name] = score_heldout(eval_step, model.params, batches, byte_lengths)
-    if not scores:
+    text = HeldOutText(
+        recipe,
+        run,
+        model.config,
+        mesh,
+        model.plan.specs,
+        attend,
+        model.tokenizer,
+        add_bos=model.add_bos,
+    )
+    if not text.names:
         raise ValueError(
             f"streams: no held-out text in {', '.join(recipe.streams) or 'any, there are none'}; name a "
             "recipe whose streams were prepared with a heldout.fraction above 0"
         )
-    return scores, anew, kernel
+    return text.score(model.params), text.anew, kernel
 
 
 def batches_of(

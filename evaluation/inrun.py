@@ -5,9 +5,7 @@ recipe's tasks, as far as their budget goes. Every process calls `measure` at th
 part of the same weights, and all get the same answer.
 """
 
-import functools
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,14 +14,14 @@ import numpy as np
 from data.tokenizer import Tokenizer
 from evaluation.config import EvalConfig
 from evaluation.forgetting import ForgettingAlarm, ForgettingError
+from evaluation.heldout import HeldOutText
 from evaluation.runtasks import RunTasks
-from evaluation.scoring import HeldOut, score_heldout, spread_byte_lengths
+from evaluation.scoring import HeldOut
 from model.attention import Attend
 from model.llama import Params
 from training.clock import Clock
 from training.config import TrainConfig
 from training.state import Layout
-from training.step import make_eval_step
 from training.tracking import Tracker
 from training.watch import check_finite
 
@@ -33,11 +31,8 @@ class InRun:
 
     Args:
         config: what to measure.
-        heldout: by stream, what gives its held-out batches anew each time.
-        plan: the network's shape, and how the weights lie on the mesh.
-        train: how a step computes.
-        attend: the run's attention.
-        tokenizer: the run's.
+        heldout: the streams' held-out text.
+        rows: of a training step.
         alarm: on process 0 of a run that watches for forgetting.
         tasks: those asked of the weights.
         tracker: gets the numbers.
@@ -47,11 +42,8 @@ class InRun:
     def __init__(
         self,
         config: EvalConfig,
-        heldout: Mapping[str, Callable[[], Iterable[Any]]],
-        plan: Layout,
-        train: TrainConfig,
-        attend: Attend,
-        tokenizer: Tokenizer,
+        heldout: HeldOutText,
+        rows: int,
         *,
         alarm: ForgettingAlarm | None,
         tasks: RunTasks | None,
@@ -59,12 +51,8 @@ class InRun:
         clock: Clock,
     ) -> None:
         self._config, self._heldout, self._alarm, self._tasks = config, heldout, alarm, tasks
-        self._tracker, self._clock = tracker, clock
-        self._rows = config.batch_rows or train.global_batch_rows // train.accumulate
-        self._train_rows = train.global_batch_rows
+        self._tracker, self._clock, self._rows = tracker, clock, rows
         self._begun = (0, 0.0)  # the step that this process began with, and its seconds of steps
-        self._eval_step = jax.jit(make_eval_step(plan.config, train, plan.mesh, plan.specs, attend))
-        self._byte_lengths = spread_byte_lengths(tokenizer.byte_lengths(), plan.config, plan.mesh)
 
     @classmethod
     def of(
@@ -82,22 +70,13 @@ class InRun:
 
         `train` is the recipe's with what it leaves open decided.
         """
-        from data.loader import has_heldout, heldout_batches
-        from tpu.mesh import BATCH
-
-        heldout = {}
-        for stream in streams:
-            if not has_heldout(stream.path):
-                tracker.say(f"{stream.name} has no held-out text; it is not measured")
-                continue
-            heldout[stream.name] = functools.partial(
-                heldout_batches,
-                f"{stream.path}/heldout",
-                batch_rows=recipe.eval_rows,
-                max_rows=recipe.eval.max_rows,
-                mesh=plan.mesh,
-                spec=BATCH,
-            )
+        add_bos = streams[0].info["add_bos"]
+        heldout = HeldOutText(
+            recipe, train, plan.config, plan.mesh, plan.specs, attend, tokenizer, add_bos=add_bos
+        )
+        for name in recipe.streams:
+            if name not in heldout.names:
+                tracker.say(f"{name} has no held-out text; it is not measured")
         alarm, forgetting = None, recipe.eval.forgetting
         if forgetting is not None and jax.process_index() == 0:
             after = forgetting.after_steps
@@ -113,7 +92,7 @@ class InRun:
                 recipe.eval.tasks,
                 plan,
                 tokenizer,
-                add_bos=streams[0].info["add_bos"],
+                add_bos=add_bos,
                 compute_dtype=train.compute_dtype,
                 run_dir=recipe.run_dir,
                 share=recipe.eval.task_budget,
@@ -124,10 +103,7 @@ class InRun:
         return cls(
             recipe.eval,
             heldout,
-            plan,
-            train,
-            attend,
-            tokenizer,
+            train.global_batch_rows,
             alarm=alarm,
             tasks=tasks,
             tracker=tracker,
@@ -145,10 +121,7 @@ class InRun:
         """
         self._tracker.event("eval", step=step)
         with self._clock("eval"):
-            scores = {
-                name: score_heldout(self._eval_step, params, batches(), self._byte_lengths)
-                for name, batches in self._heldout.items()
-            }
+            scores = self._heldout.score(params)
         values: dict[str, float] = {}
         for name, score in scores.items():
             values[f"eval/{name}/loss"] = score.loss
@@ -185,13 +158,8 @@ class InRun:
         begun, before = self._begun
         if step > begun:
             return (self._trained() - before) / (step - begun)
-        if not self._heldout:
-            return None
-        feed = iter(next(iter(self._heldout.values()))())
-        batch = next(feed)
-        started = time.monotonic()
-        jax.block_until_ready(self._eval_step(params, batch, self._byte_lengths))
-        return 3 * (time.monotonic() - started) * self._train_rows / self._rows
+        row = self._heldout.row_seconds(params)
+        return None if row is None else 3 * row * self._rows
 
     def _trained(self) -> float:
         """Seconds that this process has spent on steps and their data."""

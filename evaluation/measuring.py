@@ -15,14 +15,14 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from data.document import Document
-from data.generator import Prompt, Sampling
+from data.generator import Sampling
 from evaluation.comparison import wilson
 from evaluation.finetune import splits, tuned_score
-from evaluation.heldout import read_documents, score_streams
+from evaluation.heldout import score_streams
 from evaluation.options import Scorer
 from evaluation.parts import Parts
 from evaluation.safety import ask, load_matrix, rates
+from evaluation.sample_answers import ANSWER, sample_answers
 from evaluation.source import Model, open_model
 from evaluation.task import Task, load_task
 from evaluation.taskrun import Items, open_items, run_task
@@ -32,8 +32,6 @@ from model.huggingface.load import fetch
 from training.state import is_run
 from training.steps import good_steps, read_meta
 
-_ANSWER = Sampling(max_new_tokens=80)
-_OPENING = 40  # words of a held-out text that a sample answer continues
 _WINDOW = 512  # tokens of a prompt and its answer
 _LONG_WINDOW = 2048  # where tasks write their answers, after examples
 _SAMPLES = 5  # items of a task that the page shows
@@ -123,7 +121,11 @@ class Measuring:
         ask_tasks(lambda task, items: self._task(task, items, *writing()), write=True)
         if "answers" in asked:
             record["answers"] = parts.get(
-                "answers", asked["answers"], lambda: self._answers(engine())
+                "answers",
+                asked["answers"],
+                lambda: {
+                    "answers": sample_answers(engine(), self._domain(), each=self._report.answers)
+                },
             )["answers"]
         if self._matrix is not None:
             record["safety"] = parts.get("safety", asked["safety"], lambda: self._safety(engine()))
@@ -191,7 +193,7 @@ class Measuring:
             }
         domain = {name: streams[name] for name in recipe.eval.streams.domain}
         if report.answers and domain:
-            asked["answers"] = {"streams": domain, "each": report.answers, **_said(_ANSWER)}
+            asked["answers"] = {"streams": domain, "each": report.answers, **_said(ANSWER)}
         if self._matrix is not None:
             matrix = hashlib.sha256(
                 self._matrix.model_dump_json(exclude={"about"}).encode()
@@ -306,22 +308,9 @@ class Measuring:
         )
         return model, engine
 
-    def _answers(self, engine: Engine) -> dict[str, Any]:
-        """What the model makes of the beginnings of held-out documents of the domain."""
-        asked: dict[str, dict[str, Any]] = {}
-        prompts = []
-        for stream in self._recipe.eval.streams.domain:
-            documents = read_documents(f"{self._recipe.streams[stream].path}/heldout")
-            every = max(1, len(documents) // self._report.answers)
-            for document in documents[::every][: self._report.answers]:
-                turns, reference = _beginning(document)
-                key = f"{stream}/{document.id}"
-                shown = "\n\n".join(turn.text for turn in turns)
-                asked[key] = {"stream": stream, "prompt": shown, "reference": reference}
-                prompts.append(Prompt(key, turns, _ANSWER))
-        for done in engine.generate(prompts):
-            asked[done.id]["text"] = done.text if not done.error else f"({done.error})"
-        return {"answers": list(asked.values())}
+    def _domain(self) -> dict[str, str]:
+        """The domain's streams by name, with their folders."""
+        return {name: self._recipe.streams[name].path for name in self._recipe.eval.streams.domain}
 
     def _safety(self, engine: Engine) -> dict[str, Any]:
         assert self._matrix is not None
@@ -342,18 +331,6 @@ def _scorer(model: Model, recipe: Any) -> Scorer:
         compute_dtype=recipe.train.compute_dtype,
         bos_id=model.tokenizer.bos_id,
     )
-
-
-def _beginning(document: Document) -> tuple[tuple[Any, ...], str]:
-    """What is given to a model, and how the document goes on."""
-    turns = document.turns
-    if not document.is_text:
-        last = max((i for i, t in enumerate(turns) if t.role == "assistant"), default=len(turns))
-        return turns[:last], turns[last].text if last < len(turns) else ""
-    text = "\n\n".join(turn.text for turn in turns)
-    words = text.split(" ")
-    opening = " ".join(words[:_OPENING])
-    return (dataclasses.replace(turns[0], text=opening),), " ".join(words[_OPENING : 3 * _OPENING])
 
 
 def _fingerprint(path: Any) -> str | None:

@@ -12,7 +12,7 @@
 
 import functools
 import math
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from evaluation.branches import PackedRow, Path, families, grow, pack, rung, shared
+from evaluation.branches import PackedRow, Path, by_beginning, families, grow, pack, rung
+from evaluation.readout import read_out
+from evaluation.rows import ARRAYS, calls, row_arrays
 from evaluation.tree import Prefix, tree_pass
 from model.config import LlamaConfig
 from model.llama import Params
@@ -33,7 +35,6 @@ from training.step import make_gather
 # Scored positions whose logits are held at once, per device. Few of them are a product that waits for the
 # output matrix; many are filled up with nothing at the end of a call, which a CPU has to compute.
 _CHUNK = {"cpu": 32, "tpu": 256}
-_BEGINNING = 16  # tokens that contexts must have in common to be looked at together
 _UNDER_WAY = 2  # calls sent off before the first one's numbers are waited for
 
 
@@ -148,10 +149,10 @@ class Scorer:
             else:
                 head = gather("head", params["head"])["kernel"]
             flat = hidden.reshape(-1, config.embed_dim)
-            found = _read_out(flat, head, config, batch, chunk)
+            found = read_out(flat, head, config, batch, chunk)
             return jax.lax.all_gather(found, ROWS, tiled=True)
 
-        batch_specs = {name: P(ROWS) for name in _BATCH}
+        batch_specs = {name: P(ROWS) for name in ARRAYS}
         self._prefix = jax.jit(over(prefix, in_specs=(manual, P())))
         self._plain = jax.jit(
             over(lambda params, batch: rows(params, batch, None), in_specs=(manual, batch_specs))
@@ -180,7 +181,7 @@ class Scorer:
         # A pass of its own and calls of its own must save about half a call. What few contexts share is
         # read once all the same: neighbours go into one tree.
         worth = self._batch_tokens // 2
-        for group, skip in _by_beginning([paths for paths, _ in fitted], worth):
+        for group, skip in by_beginning([paths for paths, _ in fitted], worth):
             before = self._read_prefix(params, group[0][0].tokens[:skip]) if skip else None
             most = 2 * self.max_len
             trees = [grow(family, skip) for family in families(group, most)]
@@ -296,9 +297,14 @@ class Scorer:
                         logprobs[i][j], greedy[i][j] = float(nat), bool(all_)
                     at += len(tree.targets)
 
-        for part in _batches(rows, self._batch_tokens, self._ways):
+        for part in calls(rows, self._batch_tokens, self._ways):
             shares = [part[n :: self._ways] for n in range(self._ways)]
-            batch = self._batch(shares, rows_each=_power(len(shares[0])))
+            batch = row_arrays(shares)
+            self.counts["calls"] += 1
+            self.counts["rows"] += len(part)
+            self.counts["tokens"] += sum(len(tree) for row in part for tree in row.trees)
+            self.counts["slots"] += batch["tokens"].size
+            self.counts["positions"] += int(batch["num_read"].sum())
             placed = {name: self._place(array) for name, array in batch.items()}
             if before is None:
                 found = self._plain(params, placed)
@@ -310,54 +316,6 @@ class Scorer:
         while under_way:
             look()
 
-    def _batch(self, shares: list[list[PackedRow]], rows_each: int) -> dict[str, np.ndarray]:
-        """Rows of every device as arrays; what is read out of them, numbered device by device."""
-        T = max(row.capacity for share in shares for row in share)
-        rows_all = self._ways * rows_each
-        tokens = np.zeros((rows_all, T), np.int32)
-        exits = np.broadcast_to(np.arange(1, T + 1, dtype=np.int32), (rows_all, T)).copy()
-        positions = np.zeros((rows_all, T), np.int32)
-        read = np.zeros((self._ways, rows_each * T), np.int32)
-        num_read = np.zeros(self._ways, np.int32)
-        slots: list[np.ndarray] = []
-        targets: list[np.ndarray] = []
-        for way, share in enumerate(shares):
-            nodes: list[np.ndarray] = []
-            for number, row in enumerate(share):
-                start, at = 0, (way * rows_each + number)
-                for tree in row.trees:
-                    end = start + len(tree)
-                    tokens[at, start:end] = tree.tokens
-                    exits[at, start:end] = tree.exits + start
-                    positions[at, start:end] = tree.depths
-                    nodes.append(tree.sources + start + number * T)
-                    start = end
-                self.counts["tokens"] += start
-            flat = np.concatenate(nodes) if nodes else np.zeros(0, np.int32)
-            distinct, slot = np.unique(flat, return_inverse=True)
-            read[way, : len(distinct)] = distinct
-            num_read[way] = len(distinct)
-            slots.append(slot)
-            targets.append(
-                np.concatenate([tree.targets for row in share for tree in row.trees])
-                if nodes
-                else np.zeros(0, np.int32)
-            )
-        width = _power(max(64, *(len(t) for t in targets)))
-        self.counts["rows"] += sum(map(len, shares))
-        self.counts["slots"] += rows_all * T
-        self.counts["positions"] += int(num_read.sum())
-        self.counts["calls"] += 1
-        return {
-            "tokens": tokens,
-            "exits": exits,
-            "positions": positions,
-            "read": read.reshape(-1),
-            "num_read": num_read,
-            "slots": np.concatenate([_padded(s, width) for s in slots]),
-            "targets": np.concatenate([_padded(t, width) for t in targets]),
-        }
-
     def _place(self, array: np.ndarray) -> jax.Array:
         sharding = NamedSharding(self.mesh, P(ROWS))
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
@@ -366,84 +324,6 @@ class Scorer:
         array = np.asarray(array)
         sharding = NamedSharding(self.mesh, P())
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-_BATCH = ("tokens", "exits", "positions", "read", "num_read", "slots", "targets")
-
-
-def _read_out(
-    hidden: jax.Array,
-    head: jax.Array,
-    config: LlamaConfig,
-    batch: dict[str, jax.Array],
-    size: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities float32[Q] of the targets, and whether each was the likeliest token.
-
-    `read` lists the positions with logits, `num_read` of them count, and `slots` says which of them a
-    target is predicted from. The loop over chunks of `size` positions ends with the last one that counts.
-    `head` is [V, D] where it is the token table, else [D, V].
-    """
-    read, slots, targets = batch["read"], batch["slots"], batch["targets"]
-    real = jnp.arange(config.padded_vocab_size) < config.vocab_size
-    names, rows = ("VD", head[targets]) if config.tied_head else ("DV", head[:, targets].T)
-    padded = jnp.pad(read, (0, -len(read) % size))
-
-    def chunk(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        norms, likeliest = found
-        at = jax.lax.dynamic_slice(padded, (i * size,), (size,))
-        logits = jnp.einsum(f"SD,{names}->SV", hidden[at], head, preferred_element_type=jnp.float32)
-        logits = jnp.where(real, logits, -jnp.inf)
-        norm = jax.nn.logsumexp(logits, axis=-1)
-        return (
-            jax.lax.dynamic_update_slice(norms, norm, (i * size,)),
-            jax.lax.dynamic_update_slice(
-                likeliest, jnp.argmax(logits, axis=-1).astype(jnp.int32), (i * size,)
-            ),
-        )
-
-    start = jnp.zeros(len(padded), jnp.float32), jnp.zeros(len(padded), jnp.int32)
-    chunks = (batch["num_read"][0] + size - 1) // size
-    norms, likeliest = jax.lax.fori_loop(0, chunks, chunk, start)
-    logit = jnp.einsum("QD,QD->Q", hidden[read[slots]], rows, preferred_element_type=jnp.float32)
-    return logit - norms[slots], likeliest[slots] == targets
-
-
-def _by_beginning(
-    groups: Sequence[list[Path]], worth: int
-) -> Iterator[tuple[list[list[Path]], int]]:
-    """Contexts that begin alike, and how many tokens are read once for all of them.
-
-    Only where that saves `worth` tokens; all others come last, with 0. At least one token of every
-    context is left, as its continuations are predicted from it.
-    """
-    alike: dict[bytes, list[list[Path]]] = defaultdict(list)
-    for paths in groups:
-        head = paths[0].tokens[: paths[0].start]
-        known = len(head) > _BEGINNING
-        alike[head[:_BEGINNING].tobytes() if known else b""].append(paths)
-    alone = alike.pop(b"", [])
-    for members in alike.values():
-        first = members[0][0].tokens
-        skip = min(
-            min(shared(first, paths[0].tokens[: paths[0].start]), paths[0].start - 1)
-            for paths in members
-        )
-        if (len(members) - 1) * skip >= worth:
-            yield members, skip
-        else:
-            alone += members
-    if alone:
-        yield sorted(alone, key=lambda paths: paths[0].owner), 0
-
-
-def _batches(rows: Sequence[PackedRow], tokens: int, ways: int) -> Iterator[list[PackedRow]]:
-    """Rows in calls of about `tokens` per device; they come longest first, so lengths are near."""
-    start = 0
-    while start < len(rows):
-        each = 1 << max(0, (tokens // rows[start].capacity).bit_length() - 1)
-        yield list(rows[start : start + each * ways])
-        start += each * ways
 
 
 def _windows(
@@ -456,12 +336,3 @@ def _windows(
         end = done + fresh
         yield (max(0, end - 1 - most), done), (done, end)
         done = end
-
-
-def _padded(array: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(array.astype(np.int32), (0, length - len(array)))
-
-
-def _power(count: int) -> int:
-    """The next power of two, so that few shapes are compiled."""
-    return 1 << max(0, count - 1).bit_length()

@@ -52,8 +52,14 @@ def change_text(change: Mapping[str, Any], *, points: bool = False) -> str:
     """A difference with its interval; ≈ marks one that the interval does not tell from zero."""
     unit = "" if points else " %"
     value = f"{100 * change['value']:+.1f}{unit}"
-    ends = f"({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
-    return f"{'' if change['clear'] else '≈ '}{value} {ends}"
+    return f"{'' if change['clear'] else '≈ '}{value} ({ends_text(change)})"
+
+
+def ends_text(change: Mapping[str, Any]) -> str:
+    """The interval of a difference, in per cent or points."""
+    if change["low"] is None:
+        return "too few rows for an interval"
+    return f"{100 * change['low']:+.1f} to {100 * change['high']:+.1f}"
 
 
 def score_text(score: Mapping[str, Any]) -> str:

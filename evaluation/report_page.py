@@ -1,29 +1,12 @@
 """The report as one HTML page with everything in it: light, and nothing is fetched from anywhere."""
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.report_markdown import KIND_NAMES, change_text, marks, score_text
+from evaluation.report_html import document, row, short, stacked, table, tail
+from evaluation.report_markdown import KIND_NAMES, change_text, ends_text, marks, score_text
 from evaluation.report_plots import Dot, Row, course_plot, dot_plot
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22262b;max-width:1040px;margin:2.5em auto;padding:0 1.2em}
-h1{font-size:1.6em;margin:0}h2{font-size:1.15em;margin:2.2em 0 .4em}h3{font-size:1em;margin:1.4em 0 .3em}
-p{max-width:46em;margin:.4em 0}.faint{color:#7b838c}svg{width:100%;height:auto;margin:.6em 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6em 0;font-size:.93em}
-td,th{padding:.3em 1.1em .3em 0;text-align:right;border-bottom:1px solid #e6e8eb;vertical-align:top}
-th{color:#7b838c;font-weight:500}td:first-child,th:first-child{text-align:left}
-tr.kind td{font-weight:600}.good{color:#2c7a45}.bad{color:#b3401f}.unclear{color:#7b838c}
-ul.warn{background:#fff8e6;border:1px solid #f0dfae;border-radius:6px;padding:.7em 1.2em .7em 2.2em}
-.wide{overflow-x:auto}.cards{display:flex;flex-wrap:wrap;gap:.8em;margin:1.2em 0}
-.card{border:1px solid #e6e8eb;border-radius:8px;padding:.7em 1.1em;min-width:11.5em}
-.card b{font-size:1.45em;display:block;line-height:1.3}.card span{color:#7b838c;font-size:.88em;display:block}
-table.answers td,table.answers th{text-align:left;padding-right:1.4em}table.answers{table-layout:fixed;width:100%}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;margin:0}
-table:not(.answers) td,th{white-space:nowrap}td.cell{text-align:center;padding:.35em .8em}details{margin:.5em 0}summary{cursor:pointer;color:#2f6fb5}
-""".strip()
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -62,11 +45,7 @@ def page(found: Mapping[str, Any]) -> str:
         parts.append(f"<h2>Not measured</h2><ul>{items}</ul>")
     parts += ["<h2>How it was measured</h2>", _facts(found)]
     body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Adaptation report</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    return document("Adaptation report", body)
 
 
 def _of(found: Mapping[str, Any]) -> str:
@@ -106,8 +85,8 @@ def _cards(found: Mapping[str, Any], label: str) -> str:
 
 
 def _card(name: str, change: Mapping[str, Any], value: str, *, falls_well: bool) -> str:
-    ends = f"{100 * change['low']:+.1f} to {100 * change['high']:+.1f}"
-    unclear = "" if change["clear"] else ", not told from zero"
+    ends = ends_text(change)
+    unclear = "" if change["clear"] or change["low"] is None else ", not told from zero"
     tone = _tone(change, falls_well=falls_well)
     return (
         f"<div class=card><span>{name}</span><b class={tone}>{value}</b>"
@@ -142,19 +121,19 @@ def _losses(found: Mapping[str, Any], labels: Sequence[str]) -> str:
         for label in others:
             model = group["models"][label]
             cells += [f"{model['bits_per_byte']:.4f}", _change(model["change"], falls_well=True)]
-        lines.append(_row(cells, "kind"))
+        lines.append(row(cells, "kind"))
         for stream in found["losses"]:
             if stream["kind"] == group["kind"]:
-                lines.append(_row(_stream(stream, others)))
+                lines.append(row(_stream(stream, others)))
     kinds = {group["kind"] for group in found["kinds"]}
     lines += [
-        _row(_stream(stream, others)) for stream in found["losses"] if stream["kind"] not in kinds
+        row(_stream(stream, others)) for stream in found["losses"] if stream["kind"] not in kinds
     ]
     note = (
         "<p class=faint>Text that no model was trained on. Bits per byte compares models with different "
         "tokenizers; the lines are 95 % intervals over the same rows of text.</p>"
     )
-    return note + picture + _course(found) + _table(head, lines)
+    return note + picture + _course(found) + table(head, lines)
 
 
 def _stream(stream: Mapping[str, Any], others: Sequence[str]) -> list[str]:
@@ -212,14 +191,14 @@ def _tasks(tasks: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str
         name = html.escape(task["task"]) + marks(task)
         cells = [name, task["group"], task["metric"].replace("_", " "), str(task["shots"])]
         cells += [f"{first['items']:,}", guess]
-        cells.append(_stacked(score_text(scores[labels[0]])) if labels[0] in scores else "–")
+        cells.append(stacked(score_text(scores[labels[0]])) if labels[0] in scores else "–")
         for label in others:
             score = scores.get(label)
-            cells.append(_stacked(score_text(score)) if score else "–")
+            cells.append(stacked(score_text(score)) if score else "–")
             has = score and "difference" in score
             change = _change(score["difference"], falls_well=False, points=True) if has else "–"
-            cells.append(_stacked(change))
-        lines.append(_row(cells))
+            cells.append(stacked(change))
+        lines.append(row(cells))
     truncated = [
         f"{t['task']} ({label}): {s['truncated']:,} prompts lost their beginning"
         for t in tasks
@@ -237,19 +216,19 @@ def _tasks(tasks: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str
         "Grey: the interval holds zero. † older than the corpus. ‡ rows written for this project.</p>"
     )
     told = "".join(f"<p class=faint>{html.escape(line)}</p>" for line in (*truncated, *unparsed))
-    return note + picture + _table(head, lines) + told
+    return note + picture + table(head, lines) + told
 
 
 def _contamination(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["task", "stream", "test items", "found", "documents taken out"]
     lines = [
-        _row(
+        row(
             [html.escape(r["task"]), html.escape(r["stream"])]
             + [f"{r[key] or 0:,}" for key in ("items", "found", "documents")]
         )
         for r in rows
     ]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _safety(safety: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -264,13 +243,13 @@ def _safety(safety: Mapping[str, Any], labels: Sequence[str]) -> str:
                 cells.append(_rate(safety["rates"][label][template][kind], kind))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     shown = [
-        _row(
+        row(
             [
                 html.escape(
                     f"{r['template']}, {'to decline' if r['kind'] == 'decline' else 'harmless'}"
                 ),
                 f"<pre>{html.escape(r['prompt'])}</pre>",
-                *(f"<pre>{html.escape(_short(r['texts'][label]))}</pre>" for label in labels),
+                *(f"<pre>{html.escape(short(r['texts'][label]))}</pre>" for label in labels),
             ]
         )
         for r in safety["replies"]
@@ -279,11 +258,11 @@ def _safety(safety: Mapping[str, Any], labels: Sequence[str]) -> str:
         "<p class=faint>How many were declined; below it the 95 % interval of the share. Of what should be "
         "declined more is better, of the harmless fewer.</p>"
     )
-    some = _table(["template", "request", *labels], shown, "answers")
+    some = table(["template", "request", *labels], shown, "answers")
     return (
         about
         + note
-        + _table(head, lines)
+        + table(head, lines)
         + f"<details><summary>Some of the replies</summary>{some}</details>"
     )
 
@@ -303,12 +282,12 @@ def _rate(rate: Mapping[str, Any], kind: str) -> str:
 
 def _answers(answers: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     lines = [
-        _row(
+        row(
             [
                 f"<span class=faint>{html.escape(a['stream'])}</span>"
-                f"<pre>{html.escape(_short(a['prompt'], 400))}</pre>",
-                f"<pre>{html.escape(_short(a['reference'], 400))}</pre>",
-                *(f"<pre>{html.escape(_short(a['texts'][label], 400))}</pre>" for label in labels),
+                f"<pre>{html.escape(short(a['prompt'], 400))}</pre>",
+                f"<pre>{html.escape(short(a['reference'], 400))}</pre>",
+                *(f"<pre>{html.escape(short(a['texts'][label], 400))}</pre>" for label in labels),
             ]
         )
         for a in answers
@@ -317,7 +296,7 @@ def _answers(answers: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str
         "<p class=faint>Beginnings of held-out documents of the domain, continued by taking the likeliest token "
         "each time.</p>"
     )
-    return note + _table(["asked", "the document goes on", *labels], lines, "answers")
+    return note + table(["asked", "the document goes on", *labels], lines, "answers")
 
 
 def _samples(task: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -327,10 +306,10 @@ def _samples(task: Mapping[str, Any], labels: Sequence[str]) -> str:
         gold = s["gold"] if isinstance(s["gold"], list | tuple) else [s["gold"]]
         right = ", ".join(str(options(s, g)) for g in gold)
         chosen = [html.escape(str(options(s, s["answers"].get(label, "–")))) for label in labels]
-        prompt = f"<pre>{html.escape(_tail(str(s['prompt']), 600))}</pre>"
-        lines.append(_row([prompt, html.escape(right), *chosen]))
-    table = _table(["prompt", "right", *labels], lines, "answers")
-    return f"<details><summary>{html.escape(task['task'])}</summary>{table}</details>"
+        prompt = f"<pre>{html.escape(tail(str(s['prompt']), 600))}</pre>"
+        lines.append(row([prompt, html.escape(right), *chosen]))
+    shown = table(["prompt", "right", *labels], lines, "answers")
+    return f"<details><summary>{html.escape(task['task'])}</summary>{shown}</details>"
 
 
 def _facts(found: Mapping[str, Any]) -> str:
@@ -340,9 +319,7 @@ def _facts(found: Mapping[str, Any]) -> str:
         bos = "yes" if f["add_bos"] else "no"
         step = "–" if m["step"] is None else f"{m['step']:,}"
         told = [f["chat"], f["compute_dtype"], f["attention"], f["device"], f["tokenizer"][:12]]
-        lines.append(
-            _row([html.escape(str(c)) for c in (m["label"], m["model"], step, bos, *told)])
-        )
+        lines.append(row([html.escape(str(c)) for c in (m["label"], m["model"], step, bos, *told)]))
     head = [
         "",
         "model",
@@ -354,7 +331,7 @@ def _facts(found: Mapping[str, Any]) -> str:
         "device",
         "tokenizer",
     ]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -365,36 +342,11 @@ def _dots(models: Mapping[str, Any], key: str) -> dict[str, Dot]:
 
 
 def _dot(change: Mapping[str, Any]) -> Dot:
+    if change["low"] is None:
+        return Dot(100 * change["value"], 100 * change["value"], 100 * change["value"])
     return Dot(*(100 * change[key] for key in ("value", "low", "high")))
 
 
 def _change(change: Mapping[str, Any], *, falls_well: bool, points: bool = False) -> str:
     said = change_text(change, points=points).removeprefix("≈ ")
     return f"<span class={_tone(change, falls_well=falls_well)}>{said}</span>"
-
-
-def _stacked(text: str) -> str:
-    """A figure with what stands in parentheses under it, so that columns stay narrow."""
-    return text.replace(" (", "<br><span class=faint>", 1).replace(")", "</span>", 1)
-
-
-def _short(text: str, most: int = 240) -> str:
-    """The beginning of a text without its white space; a text of nothing else says so."""
-    text = re.sub(r"[ \t]*\n\s*", "\n", text.strip())
-    return (text if len(text) <= most else text[:most] + " …") or "(nothing)"
-
-
-def _tail(text: str, most: int) -> str:
-    return text if len(text) <= most else "… " + text[-most:]
-
-
-def _row(cells: Sequence[str], kind: str = "") -> str:
-    """A row of cells that are HTML already."""
-    class_ = f" class={kind}" if kind else ""
-    return f"<tr{class_}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _table(head: Sequence[str], lines: Sequence[str], kind: str = "") -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    class_ = f" class={kind}" if kind else ""
-    return f"<div class=wide><table{class_}><tr>{top}</tr>{''.join(lines)}</table></div>"

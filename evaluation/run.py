@@ -190,7 +190,7 @@ def measure(source: str, recipe: Any, *, step: int | None = None) -> dict[str, A
         name: {
             "loss": score.loss,
             "bits_per_byte": score.bits_per_byte,
-            "bits_per_byte_interval": list(score.interval()),
+            "bits_per_byte_interval": score.interval(),
             "tokens": score.tokens,
             "bytes": score.num_bytes,
             "tokenized_anew": name in anew,
@@ -355,10 +355,10 @@ def _print(scores: dict[str, Any]) -> None:
         f"{'stream':<{width}}  {'loss':>8}  {'bits/byte':>9}  {'95 % interval':>17}  {'tokens':>9}"
     )
     for name, s in scores["streams"].items():
-        low, high = s["bits_per_byte_interval"]
+        ends = s["bits_per_byte_interval"]
+        told = f"{ends[0]:8.4f}-{ends[1]:8.4f}" if ends else "too few rows"
         print(
-            f"{name:<{width}}  {s['loss']:8.4f}  {s['bits_per_byte']:9.4f}  {low:8.4f}-{high:8.4f}  "
-            f"{s['tokens']:9,}"
+            f"{name:<{width}}  {s['loss']:8.4f}  {s['bits_per_byte']:9.4f}  {told:>17}  {s['tokens']:9,}"
         )
 
 

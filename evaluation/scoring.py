@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from evaluation.bootstrap import DRAWS, FEW
 from model.config import LlamaConfig
 
 
@@ -33,12 +34,17 @@ class HeldOut:
         """Loss per byte of text."""
         return bits_per_byte(self.nats, max(self.num_bytes, 1))
 
-    def interval(self, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """The middle 95 % of bits per byte over rows drawn with replacement."""
-        drawn = np.random.default_rng(seed).integers(
-            0, len(self.row_nats), (draws, len(self.row_nats))
-        )
-        nats, sizes = self.row_nats[drawn].sum(1), np.maximum(self.row_bytes[drawn].sum(1), 1)
+    def interval(self, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float] | None:
+        """The middle 95 % of bits per byte over rows drawn with replacement.
+
+        Rows that only fill up a batch are none of them. None: there are too few for an interval.
+        """
+        full = self.row_bytes > 0
+        nats, sizes = self.row_nats[full], self.row_bytes[full]
+        if len(nats) < FEW:
+            return None
+        drawn = np.random.default_rng(seed).integers(0, len(nats), (draws, len(nats)))
+        nats, sizes = nats[drawn].sum(1), sizes[drawn].sum(1)
         low, high = np.quantile(nats / (math.log(2) * sizes), [0.025, 0.975])
         return float(low), float(high)
 

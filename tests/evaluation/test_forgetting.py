@@ -49,6 +49,14 @@ def test_rows_without_text_do_not_count(rows):
         paired_change(np.zeros(4), np.zeros(4))
 
 
+def test_too_few_rows_raise_no_alarm_and_that_is_said(rows, tmp_path):
+    alarm = ForgettingAlarm(str(tmp_path), ForgettingConfig(streams=("prose",)), after_steps=0)
+    alarm.look(0, {"prose": held_out(rows[:5])})
+    findings, silent = alarm.look(20, {"prose": held_out(rows[:5] * 1.5)})
+    assert not findings
+    assert "5 held-out rows are too few" in silent["prose"]
+
+
 def test_an_alarm_needs_the_whole_interval_above_the_limit_and_the_grace_over(rows, tmp_path):
     config = ForgettingConfig(streams=("prose",), limit=0.02)
     alarm = ForgettingAlarm(str(tmp_path), config, after_steps=10)

@@ -16,7 +16,8 @@ import yaml
 from data.chat import ChatConfig, encode_prompt
 from data.document import Turn
 from evaluation.harness import GROUPS, with_groups
-from evaluation.harness_model import HarnessModel, _sampling
+from evaluation.harness_config import sampling_of
+from evaluation.harness_model import HarnessModel
 from tests.model.tiny_models import make_folder, make_tokenizer, sample_texts
 
 pytest.importorskip("lm_eval")
@@ -185,13 +186,13 @@ def test_a_conversation_has_the_tokens_that_it_has_elsewhere(ours):
 
 
 def test_settings_of_a_task_become_ours():
-    greedy = _sampling({"until": ["\n", ""], "max_gen_toks": 7, "do_sample": False}, 0)
+    greedy = sampling_of({"until": ["\n", ""], "max_gen_toks": 7, "do_sample": False}, 0)
     assert (greedy.temperature, greedy.max_new_tokens, greedy.stop) == (0.0, 7, ("\n",))
-    drawn = _sampling({"do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 5}, 3)
+    drawn = sampling_of({"do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 5}, 3)
     assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.seed) == (0.8, 0.9, 5, 3)
     assert drawn.max_new_tokens == 256
     with pytest.raises(ValueError, match="num_beams: not known"):
-        _sampling({"num_beams": 4}, 0)
+        sampling_of({"num_beams": 4}, 0)
 
 
 def test_a_request_that_is_repeated_is_sampled_anew(ours):

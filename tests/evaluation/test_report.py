@@ -14,6 +14,7 @@ from evaluation.config import EvalConfig
 from evaluation.findings import findings
 from evaluation.parts import Parts
 from evaluation.report import _models, named, write
+from evaluation.report_markdown import change_text
 from evaluation.results import TaskResult
 from evaluation.safety import KINDS, ask, load_matrix, rates, system_prompts
 
@@ -74,6 +75,17 @@ def test_rows_that_do_not_correspond_give_a_wider_interval():
     assert not change.paired
     assert change.low < other.bits_per_byte / base.bits_per_byte - 1 < change.high
     assert change.high - change.low > 0.05
+
+
+def test_few_rows_have_a_change_and_no_interval():
+    sizes = np.append(np.full(5, 400), np.zeros(59, np.int64))
+    nats = np.append(NATS[:5], np.zeros(59))
+    change = loss_change(Rows(nats, sizes), Rows(nats * 0.5, sizes))
+    assert change.value == pytest.approx(-0.5)
+    assert (change.low, change.high) == (None, None)
+    assert not change.is_clear
+    told = {"value": change.value, "low": None, "high": None, "clear": False}
+    assert change_text(told) == "≈ -50.0 % (too few rows for an interval)"
 
 
 def test_items_are_compared_one_by_one_where_the_metric_is_their_mean():

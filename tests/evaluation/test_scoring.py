@@ -37,3 +37,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         low, high = HeldOut(nats.sum(), 1, int(sizes.sum()), nats, sizes).interval(draws=300)
         inside += low <= truth <= high
     assert 175 <= inside <= 199  # 95 % of 200, less the bootstrap's known optimism
+
+
+def test_rows_that_fill_up_a_batch_do_not_count_and_few_rows_have_no_interval():
+    nats = np.array([150.0, 160.0, 140.0, 155.0, 145.0, 151.0, 149.0, 152.0])
+    sizes = np.full(8, 100)
+    padded = HeldOut(0.0, 1, 800, np.append(nats, np.zeros(24)), np.append(sizes, np.zeros(24)))
+    assert padded.interval() == HeldOut(0.0, 1, 800, nats, sizes).interval()
+    ends = padded.interval()
+    assert ends is not None
+    assert ends[0] > 140 / math.log(2) / 100, "no draw is of empty rows alone"
+    assert HeldOut(0.0, 1, 700, nats[:7], sizes[:7]).interval() is None
