@@ -104,8 +104,14 @@ def before_and_after(run_dir: str) -> list[str]:
             f"  bits per byte {bits:.4f} -> {bits_after:.4f}"
         )
     for row in task_table(numbers):
-        before, after = row["scores"]
-        lines.append(f"{row['task']:<{width}}  {row['metric']} {before:.4f} -> {after:.4f}")
+        (before, after), (first, last) = (
+            row["scores"],
+            row["steps"],
+        )  # a budget may leave out the end
+        lines.append(
+            f"{row['task']:<{width}}  {row['metric']} {before:.4f} -> {after:.4f}"
+            f"  (steps {first} and {last})"
+        )
     alarms = [line for line in read if line.get("event") == "forgetting"]
     for line in alarms[-1:]:
         lines.append(
