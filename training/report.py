@@ -104,10 +104,8 @@ def before_and_after(run_dir: str) -> list[str]:
             f"  bits per byte {bits:.4f} -> {bits_after:.4f}"
         )
     for row in task_table(numbers):
-        (before, after), (first, last) = (
-            row["scores"],
-            row["steps"],
-        )  # a budget may leave out the end
+        before, after = row["scores"]
+        first, last = row["steps"]  # a budget may leave out the end
         lines.append(
             f"{row['task']:<{width}}  {row['metric']} {before:.4f} -> {after:.4f}"
             f"  (steps {first} and {last})"
@@ -268,7 +266,9 @@ def _page(
         parts.append(_table(head, [_heldout_row(row) for row in rows]))
     if tasks := task_table(numbers):
         parts.append("<h2>Tasks</h2>")
-        parts.append(_table(["task", "metric", "before", "after"], [_task_row(t) for t in tasks]))
+        parts.append(
+            _table(["task", "metric", "before", "after", "at steps"], [_task_row(t) for t in tasks])
+        )
     if forgetting := forgetting_table(numbers):
         alarms = [line for line in lines if line.get("event") == "forgetting"]
         parts.append("<h2>Forgetting: change in bits per byte against step 0</h2>")
@@ -333,7 +333,8 @@ def _heldout_row(row: Mapping[str, Any]) -> list[str]:
 
 
 def _task_row(row: Mapping[str, Any]) -> list[str]:
-    return [row["task"], row["metric"], *(f"{score:.4f}" for score in row["scores"])]
+    scores, (first, last) = (f"{score:.4f}" for score in row["scores"]), row["steps"]
+    return [row["task"], row["metric"], *scores, f"{first} and {last}"]
 
 
 def _forgetting_row(row: Mapping[str, Any], alarms: Sequence[Mapping[str, Any]]) -> list[str]:
