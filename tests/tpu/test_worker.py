@@ -104,6 +104,11 @@ def test_stop_tells_first_and_kills_what_does_not_go(folder):
     assert worker(folder, "start", "--id=b", "--", *PYTHON, SAVES).returncode == 1, "one at a time"
     assert worker(folder, "stop", "--grace=20").returncode == 0
     assert status(folder)["code"] == 75
+    plain = "print('on', flush=True); import time; time.sleep(60)"
+    worker(folder, "start", "--id=b", "--", *PYTHON, plain)
+    until_on(folder)
+    assert worker(folder, "stop", "--grace=20").returncode == 0
+    assert status(folder)["code"] == 128 + 15, "what has no ear of its own yet goes as well"
     deaf = "import signal,time\nsignal.signal(15, signal.SIG_IGN)\nprint('on', flush=True)\ntime.sleep(60)"
     worker(folder, "start", "--id=c", "--", *PYTHON, deaf)
     until_on(folder)
