@@ -21,7 +21,6 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 _AXIS = "sequence"
-_HEADS = P(None, _AXIS, "tensor", None)  # of [B, T, N, H]
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -30,7 +29,8 @@ def spread(attend: Attend, mesh: Mesh) -> Attend:
     """`attend` for arrays whose tokens lie along `sequence` and whose heads lie along `tensor`.
 
     `attend` sees whole rows and a part of the heads, and no axis that a compiler would have to split it
-    over. Works inside the training step, which is manual over the axes that share out rows, and outside.
+    over. Works inside the training step, which is manual over the axes that share out rows, and outside,
+    where these split the rows.
 
     Raises:
       ValueError: when it is traced, for heads or tokens that the mesh does not divide.
@@ -58,13 +58,16 @@ def spread(attend: Attend, mesh: Mesh) -> Attend:
         if T % ways:
             raise ValueError(f"mesh.sequence: {ways} does not divide train.seq_len {T}")
         # A kernel is never partitioned by the compiler: every axis must be manual, of size 1 too.
-        inside = jax.sharding.get_abstract_mesh()
+        around = jax.sharding.get_abstract_mesh()
+        free = [axis for axis in mesh.axis_names if axis not in around.manual_axes]
+        rows = tuple(axis for axis in free if axis not in ("tensor", _AXIS))
+        heads = P(rows or None, _AXIS, "tensor", None)
         return jax.shard_map(
             local,
-            mesh=inside if inside.manual_axes else mesh,
-            in_specs=(_HEADS, _HEADS, _HEADS, P()),
-            out_specs=_HEADS,
-            axis_names={"tensor", _AXIS},
+            mesh=around if around.manual_axes else mesh,
+            in_specs=(heads, heads, heads, P(rows or None)),
+            out_specs=heads,
+            axis_names=set(free),
             check_vma=False,
         )(q, k, v, segment_ids)
 
