@@ -45,6 +45,8 @@ def main() -> None:
         "versions",
         patch=mock.patch.object(startup, "_versions", return_value=versions) if second else None,
     )
+    four = mock.Mock(wraps=jax, local_device_count=lambda: 4)
+    case("devices here", patch=mock.patch.object(startup, "jax", four) if second else None)
     case("run_dir", run_dir=folder / ("elsewhere" if second else "here"))
     old = folder / "elsewhere"
     old.mkdir(exist_ok=True)

@@ -44,6 +44,7 @@ def test_hosts_that_agree_are_named_and_written_down(said):
         ("data", "data.reading.fingerprint: abc on {0}, xyz on {1}"),
         ("versions", f"versions.jax: {jax.__version__} on {{0}}, 0.9.9 on {{1}}"),
         ("versions", "versions.libtpu: None on {0}, 0.0.1 on {1}"),
+        ("devices here", "devices.here: 1 on {0}, 4 on {1}"),
         ("run_dir", "{1}: run_dir:"),
         ("run_dir", "has not what process 0 has just written there; all hosts need one place"),
         ("old run_dir", "holds another run's hosts.json than process 0's"),
