@@ -34,15 +34,15 @@ Gather = Callable[
 ]  # ("blocks", one layer's weights) -> the same, whole and cast
 # (the token table's weights, int32[B, T]) -> the tokens' rows [B, T, D]
 Lookup = Callable[[Params, jax.Array], jax.Array]
-Remat = Literal["offload", "attention", "qkv", "residual", "mlp", "none"]
+Remat = Literal["attention", "kv", "qkv", "residual", "mlp", "none"]
 
 _GATHERED = "gathered"
 # What a layer keeps for its backward pass besides its input, each set with those before it. The
-# attention kernel's output always is among it: to form it again would run the kernel twice. `offload`
-# keeps that in the host's memory.
+# attention kernel's output always is among it: to form it again would run the kernel twice.
 _KEPT: dict[str, tuple[str, ...]] = {
     "attention": (attention_lib.SAVED,),
-    "qkv": ("q", "k", "v"),
+    "kv": ("k", "v"),
+    "qkv": ("q",),
     "residual": ("residual",),
     "mlp": ("gate", "up"),
 }
@@ -232,12 +232,14 @@ def hidden_states(
     lookup: Lookup | None = None,
     attend: Attend = attention_lib.xla,
     remat: Remat = "none",
+    offload: bool = False,
 ) -> jax.Array:
     """The network up to and with the final norm: int32[B, T] -> [B, T, D] in the compute dtype.
 
     `gather` makes a part of the weights whole and casts it; it is called inside the scan, layer by
     layer, so no device ever holds more than one gathered layer (and its backward twin). `lookup`
-    finds the tokens' rows of a table that is not whole; by default the table is gathered.
+    finds the tokens' rows of a table that is not whole; by default the table is gathered. `offload`
+    keeps attention's output, of all that `remat` keeps, in the host's memory.
     """
     if lookup is None:
         x = embed(gather("embed", params["embed"]), tokens)
@@ -250,7 +252,7 @@ def hidden_states(
         weights = checkpoint_name(gather("blocks", weights), _GATHERED)
         return nnx.merge(graph, weights)(x, rotation, segment_ids, attend), None
 
-    x, _ = jax.lax.scan(_rematerialised(layer, remat), x, params["blocks"])
+    x, _ = jax.lax.scan(_rematerialised(layer, remat, offload), x, params["blocks"])
     norm = RMSNorm(config.embed_dim, config.norm_eps)
     norm.scale = nnx.Param(params["final_norm"]["scale"])
     return norm(x)
@@ -292,22 +294,21 @@ def forward(
     return logits[..., : config.vocab_size].astype(jnp.float32)
 
 
-def _rematerialised(layer: Callable, remat: Remat) -> Callable:
+def _rematerialised(layer: Callable, remat: Remat, offload: bool) -> Callable:
     """What the backward pass finds kept. Gathered weights never are: they are gathered again."""
     policies = jax.checkpoint_policies
-    if remat == "offload":
-        policy = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
-            names_which_can_be_offloaded=list(_KEPT["attention"]),
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
-    elif remat == "none":
+    if remat == "none":
         policy = policies.save_anything_except_these_names(_GATHERED)
     else:
         sets = list(_KEPT)
-        names = itertools.chain(*(_KEPT[key] for key in sets[: sets.index(remat) + 1]))
-        policy = policies.save_only_these_names(*names)
+        kept = [*itertools.chain(*(_KEPT[key] for key in sets[: sets.index(remat) + 1]))]
+        away = list(_KEPT["attention"]) if offload else []
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[name for name in kept if name not in away],
+            names_which_can_be_offloaded=away,
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
     return jax.checkpoint(layer, policy=policy, prevent_cse=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 # What a layer keeps of every token: (elements that stay whole, those that `tensor` splits), in terms of the
 # model's sizes, each set with those before it.
-_KEPT = ("offload", "attention", "qkv", "residual", "mlp", "none")
+_KEPT = ("attention", "kv", "qkv", "residual", "mlp", "none")
 
 
 def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
@@ -25,17 +25,19 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     layer = D * (2 * N + 2 * K) * H + 3 * D * F
     params = L * layer + V * D * (1 if model.tied_head else 2)
     # Float32 weights and two moments; gradients beside them while they are summed.
-    state, gradients = 12 * params / ways, 4 * params / ways
     wide = 2 if train.compute_dtype == "bfloat16" else 4
+    summed = 2 if train.compute_dtype == train.grad_reduce_dtype == "bfloat16" else 4
+    state, gradients = 12 * params / ways, summed * params / ways
     rows = train.global_batch_rows / (sizes["slices"] * sizes["data"] * sizes["fsdp"])
     tokens = rows / train.accumulate * train.seq_len / sizes["sequence"]
     extra = {
-        "offload": 0,
-        "attention": N * H / tensor,
+        "attention": 0 if train.offload else N * H / tensor,
+        "kv": 2 * K * H / tensor,
+        "qkv": N * H / tensor,
         "residual": D,
-        "qkv": (N + 2 * K) * H / tensor,
+        "mlp": 2 * F / tensor,
+        "none": 2 * D + 2 * F / tensor,
     }
-    extra |= {"mlp": 2 * F / tensor, "none": 2 * D + 2 * F / tensor}
     elements = D + sum(extra[name] for name in _KEPT[: _KEPT.index(train.remat) + 1])
     kept = wide * L * tokens * elements
     # Two layers' gathered weights and one layer's gradients, and its inner activations; or the head.

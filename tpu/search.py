@@ -124,13 +124,16 @@ def nearest(recipe: Any, train: Any, mesh: Any, generation: Generation, needed: 
         for passes in range(train.accumulate + 1, rows + 1)
         if rows % passes == 0
     ]
+    changes += [{"remat": "attention", "loss_chunk": 512, "offload": True}]
     changes += [
         {"remat": "attention", "loss_chunk": 512, "accumulate": 1, "global_batch_rows": ways}
     ]
     for change in changes:
         changed = train.model_copy(update=change)
         if changed != train and need(config, changed, sizes) + excess <= generation.capacity:
-            said = " ".join(f"train.{k}={v}" for k, v in change.items() if getattr(train, k) != v)
+            said = " ".join(
+                f"train.{k}={str(v).lower()}" for k, v in change.items() if getattr(train, k) != v
+            )
             return f"the nearest settings that should: {said}"
     tensor = next((t for t in (2, 4, 8) if config.num_kv_heads % t == 0 and sizes["tensor"] < t), 0)
     if tensor:
@@ -192,9 +195,9 @@ def _dimensions(recipe: Any, devices: list[Any], generation: Generation, rows: l
 
     return [
         ("rows", batches),
-        ("accumulate", passes),
         ("remat", kept),
         ("loss_chunk", chunks),
+        ("accumulate", passes),
         ("mesh", meshes),
         ("blocks", blocks),
         ("flags", flags),

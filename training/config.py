@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
@@ -39,12 +39,16 @@ class TrainConfig(Config):
         ge=1,
         description="tokens whose logits are held at once, per device; default: tpu/settings.yaml",
     )
-    remat: Literal["auto", "offload", "attention", "qkv", "residual", "mlp", "none"] = Field(
+    remat: Literal["auto", "attention", "kv", "qkv", "residual", "mlp", "none"] = Field(
         default="auto",
-        description="what a layer keeps for the backward pass, from little to all: its input and, in "
-        "the host's memory, the attention output; that on the device; also q, k and v; also the "
-        "residual stream between its halves; also the gate and up products; everything (nothing is "
-        "computed again); auto: what fits and is best by tpu/settings.yaml",
+        description="what a layer keeps for the backward pass, each with those before: its input and "
+        "the attention output, keys and values, queries, the residual stream between its halves, the "
+        "gate and up products, everything (nothing is computed again); auto: what fits and is best "
+        "by tpu/settings.yaml",
+    )
+    offload: bool = Field(
+        default=False,
+        description="keep the attention output in the host's memory, not the device's",
     )
     attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = "auto"
     attention_blocks: tuple[int, int] | None = Field(
@@ -57,6 +61,14 @@ class TrainConfig(Config):
     )
     stop_on_spike: SpikeConfig | None = None
     prefetch: int = Field(default=2, ge=1, description="batches made ahead")
+
+    @model_validator(mode="after")
+    def _offload_leaves_something(self) -> "TrainConfig":
+        if self.offload and self.remat == "none":
+            raise ValueError(
+                "offload: train.remat=none keeps everything on the device; take a smaller train.remat"
+            )
+        return self
 
 
 class OptimizerConfig(Config):

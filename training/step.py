@@ -1,9 +1,10 @@
 """The training step and the evaluation step: one jitted pure function each.
 
-The step is manual (`jax.shard_map`) over the mesh axes that share out rows, and automatic over
-`tensor` and `sequence`. Weights arrive split over the FSDP axes; each layer is made whole by `gather`
+The step is manual (`jax.shard_map`) over the mesh axes that share out rows and over `sequence`, and
+automatic over `tensor`. Weights arrive split over the FSDP axes; each layer is made whole by `gather`
 inside the scan, and the transpose of `gather` is the reduce-scatter of its gradient. On one device
-`gather` only casts.
+`gather` only casts. Where `sequence` spreads a row's tokens, every device has the ids and masks of whole
+rows, which are small, and works on its own chunk of them.
 
 The loss is the sum over the supervised tokens of the whole global batch, all devices and all
 accumulation passes, divided by their number: never a mean of means.
@@ -23,7 +24,7 @@ from model.attention import Attend
 from model.config import LlamaConfig
 from model.llama import Gather, Lookup, Params, head_matrix, hidden_states
 from model.rope import positions_of
-from tpu.mesh import BATCH, FSDP, REPLICAS, ROWS, manual_part
+from tpu.mesh import BATCH, FSDP, ROWS, manual_part
 from training.config import TrainConfig
 from training.loss import cross_entropy
 
@@ -97,24 +98,29 @@ def make_value_and_grad(
                 gather=gather,
                 lookup=lookup,
                 attend=attend,
+                chunks=mesh.shape["sequence"],
             )
             return total, jnp.sum(nll * mask, axis=1)
 
         grad = jax.grad(loss, has_aux=True)
+        # Gradients come in the type of what they are of. Summed in bfloat16, they wait in it too.
+        lean = train.compute_dtype == train.grad_reduce_dtype == "bfloat16"
+        given = _matrices_cast(params, jnp.bfloat16) if lean else params
         if train.accumulate == 1:
-            grads, row_losses = grad(params, batch)
+            grads, row_losses = grad(given, batch)
         else:
             parts = jax.tree.map(functools.partial(_split_rows, passes=train.accumulate), batch)
 
             def accumulate(total: Params, part: Batch) -> tuple[Params, jax.Array]:
-                grads, row_losses = grad(params, part)
+                grads, row_losses = grad(given, part)
                 return jax.tree.map(jnp.add, total, grads), row_losses
 
             grads, row_losses = jax.lax.scan(
                 accumulate, jax.tree.map(jnp.zeros_like, params), parts
             )
             row_losses = row_losses.reshape(-1)
-        grads = jax.tree.map(_finish_sum, grads, manual)
+        finish = functools.partial(_finish_sum, mesh=mesh)
+        grads = jax.tree.map(finish, grads, manual)
         return grads, _metrics(batch, row_losses, supervised, num_streams)
 
     return jax.shard_map(
@@ -122,7 +128,7 @@ def make_value_and_grad(
         mesh=mesh,
         in_specs=(manual, _batch_specs()),
         out_specs=(manual, P()),
-        axis_names=set(ROWS),
+        axis_names=set(_manual_axes(mesh)),
         check_vma=False,
     )
 
@@ -156,6 +162,7 @@ def make_eval_step(
             gather=gather,
             lookup=lookup,
             attend=attend,
+            chunks=mesh.shape["sequence"],
         )
         row_nll = jnp.sum(nll * mask, axis=1)
         row_bytes = jnp.sum(sizes * mask, axis=1)
@@ -168,7 +175,7 @@ def make_eval_step(
         mesh=mesh,
         in_specs=(manual, _batch_specs(), P()),
         out_specs=P(),
-        axis_names=set(ROWS),
+        axis_names=set(_manual_axes(mesh)),
         check_vma=False,
     )
 
@@ -184,10 +191,11 @@ def make_gather(manual: Params, mesh: Mesh, compute_dtype: str, grad_reduce_dtyp
     """Makes a part of the weights whole: cast, then all-gathered over the FSDP axes that split it.
 
     Its transpose sums the gradient over those axes in `grad_reduce_dtype` and leaves each device its
-    share, in float32. Norm scales stay float32.
+    share, in the type of what was gathered. Norm scales stay float32.
     """
     live = tuple(axis for axis in FSDP if mesh.shape[axis] > 1)
-    if live and grad_reduce_dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
+    summed = live or mesh.shape["sequence"] > 1
+    if summed and grad_reduce_dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
         # XLA's CPU compiler aborts the process on such a sum (jaxlib 0.10.2).
         raise ValueError(
             "train.grad_reduce_dtype: bfloat16 sums over several devices are for TPU and GPU; "
@@ -249,7 +257,7 @@ def _rows_backward(steps, dtype, grad_dtype, saved, grad):
     table, tokens = saved
     whole = jnp.zeros((table.shape[0], grad.shape[-1]), jnp.float32)
     whole = whole.at[tokens].add(grad.astype(jnp.float32))
-    (share,) = _whole_backward(steps, dtype, grad_dtype, None, whole)
+    (share,) = _whole_backward(steps, dtype, grad_dtype, table, whole)
     return share, None
 
 
@@ -267,22 +275,27 @@ def _whole(
 
 
 def _whole_forward(value, steps, dtype, grad_dtype):
-    return _whole(value, steps, dtype, grad_dtype), None
+    return _whole(value, steps, dtype, grad_dtype), jnp.zeros((), value.dtype)
 
 
-def _whole_backward(steps, dtype, grad_dtype, _, grad):
-    grad = grad.astype(grad_dtype if steps else "float32")
+def _whole_backward(steps, dtype, grad_dtype, given, grad):
+    grad = grad.astype(grad_dtype if steps else given.dtype)
     for dim, axis in reversed(steps):
         grad = jax.lax.psum_scatter(grad, axis, scatter_dimension=dim, tiled=True)
-    return (grad.astype(jnp.float32),)
+    return (grad.astype(given.dtype),)
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
 
 
-def _finish_sum(grad: jax.Array, spec: P) -> jax.Array:
-    """What `gather`'s transpose left undone: replicas, and the axes of weights that are not split."""
-    return jax.lax.psum(grad, REPLICAS if FSDP in spec else ROWS)
+def _finish_sum(grad: jax.Array, spec: P, *, mesh: Mesh) -> jax.Array:
+    """What `gather`'s transpose left undone: replicas, chunks, and the axes of weights that are not split."""
+    axes = _manual_axes(mesh)
+    return jax.lax.psum(grad, tuple(a for a in axes if a not in FSDP) if FSDP in spec else axes)
+
+
+def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
+    return (*ROWS, "sequence") if mesh.shape["sequence"] > 1 else ROWS
 
 
 def _token_losses(
@@ -295,27 +308,42 @@ def _token_losses(
     gather: Gather,
     lookup: Lookup,
     attend: Attend,
+    chunks: int,
 ) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of this device's token losses, and the loss of every token of its rows."""
+
+    def own(x: jax.Array) -> jax.Array:
+        if chunks == 1:
+            return x
+        size = x.shape[1] // chunks
+        start = jax.lax.axis_index("sequence") * size
+        return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+
     hidden = hidden_states(
         params,
         config,
-        batch["tokens"],
+        own(batch["tokens"]),
         batch["segment_ids"],
-        positions_of(batch["segment_ids"]),
+        own(positions_of(batch["segment_ids"])),
         gather=gather,
         lookup=lookup,
         attend=attend,
         remat="attention" if train.remat == "auto" else train.remat,
+        offload=train.offload,
     )
-    return cross_entropy(
+    losses: Any = cross_entropy(
         hidden,
         head_matrix(params, config, gather),
-        jnp.roll(batch["tokens"], -1, axis=1),
-        weights,
+        own(jnp.roll(batch["tokens"], -1, axis=1)),
+        own(weights),
         train.z_loss,
         train.loss_chunk or 1024,
         config.vocab_size,
     )
+    total, nll = losses
+    if chunks > 1:
+        nll = jax.lax.all_gather(nll, "sequence", axis=1, tiled=True)
+    return total, nll
 
 
 def _target_mask(batch: Batch) -> jax.Array:

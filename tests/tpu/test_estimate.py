@@ -121,7 +121,7 @@ def test_memory_grows_with_what_is_kept_and_falls_with_passes():
     config = resolve(ModelConfig(preset="llama3_8b"), tokenizer_vocab=None, base=None)
     needs = [
         need(config, train(remat=remat), SIZES)
-        for remat in ("offload", "attention", "qkv", "residual", "mlp", "none")
+        for remat in ("attention", "kv", "qkv", "residual", "mlp", "none")
     ]
     assert needs == sorted(needs)
     # A row of 4,096 and 32 layers in bfloat16: the residual stream once more for two rows.
