@@ -291,7 +291,17 @@ _whole.defvjp(_whole_forward, _whole_backward)
 def _finish_sum(grad: jax.Array, spec: P, *, mesh: Mesh) -> jax.Array:
     """What `gather`'s transpose left undone: replicas, chunks, and the axes of weights that are not split."""
     axes = _manual_axes(mesh)
+    grad = grad.astype(jnp.float32)
     return jax.lax.psum(grad, tuple(a for a in axes if a not in FSDP) if FSDP in spec else axes)
+
+
+def _matrices_cast(params: Params, dtype: Any) -> Params:
+    """All but the norms' scales, which stay float32."""
+
+    def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        return value if path[-1].key == "scale" else value.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
