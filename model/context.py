@@ -29,8 +29,8 @@ def spread(attend: Attend, mesh: Mesh) -> Attend:
     """`attend` for arrays whose tokens lie along `sequence` and whose heads lie along `tensor`.
 
     `attend` sees whole rows and a part of the heads, and no axis that a compiler would have to split it
-    over. Works inside the training step, which is manual over the axes that share out rows, and outside,
-    where these split the rows.
+    over. Works inside the training step, which is manual over `sequence` and the axes that share out rows (q, k
+    and v are then a device's own tokens, segment_ids whole), and outside, where these split the rows.
 
     Raises:
       ValueError: when it is traced, for heads or tokens that the mesh does not divide.
@@ -55,13 +55,13 @@ def spread(attend: Attend, mesh: Mesh) -> Attend:
                 f"mesh.sequence: {ways} x mesh.tensor {tensor} does not divide num_heads {N}; "
                 f"every device needs as many of the heads: take divisors of {N}"
             )
-        if T % ways:
-            raise ValueError(f"mesh.sequence: {ways} does not divide train.seq_len {T}")
         # A kernel is never partitioned by the compiler: every axis must be manual, of size 1 too.
         around = jax.sharding.get_abstract_mesh()
         free = [axis for axis in mesh.axis_names if axis not in around.manual_axes]
+        if _AXIS in free and T % ways:
+            raise ValueError(f"mesh.sequence: {ways} does not divide train.seq_len {T}")
         rows = tuple(axis for axis in free if axis not in ("tensor", _AXIS))
-        heads = P(rows or None, _AXIS, "tensor", None)
+        heads = P(rows or None, _AXIS if _AXIS in free else None, "tensor", None)
         return jax.shard_map(
             local,
             mesh=around if around.manual_axes else mesh,

@@ -107,7 +107,7 @@ def param_specs(names: dict[str, Any], shapes: dict[str, Any], mesh: Mesh) -> di
 
 
 def manual_part(spec: P) -> P:
-    """What is left of a spec inside the step, which is manual over ROWS and automatic over the rest."""
+    """What is left of a spec inside the step: what shares out rows and weights, not `tensor` or `sequence`."""
     return P(*(entry if entry in (FSDP, ROWS) else None for entry in spec))
 
 
