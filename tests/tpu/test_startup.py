@@ -14,7 +14,15 @@ from jax.sharding import Mesh
 from tests.training.test_processes import finish, start_processes
 from tpu.mesh import AXES
 from tpu.runtime import _forget_oldest
-from tpu.startup import CODE, Hosts, check_hosts, code_digests, first_step_line, together
+from tpu.startup import (
+    CODE,
+    Hosts,
+    _versions,
+    check_hosts,
+    code_digests,
+    first_step_line,
+    together,
+)
 
 HOST = socket.gethostname()
 
@@ -56,6 +64,11 @@ def test_every_difference_names_host_and_value(said, case, expected):
         pytest.skip("libtpu is installed here")
     assert expected.format(f"{HOST}/0", f"{HOST}/1") in said[case]
     assert said[case].startswith("the hosts differ:")
+
+
+def test_the_versions_of_all_that_computes_are_compared(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1")
+    assert {"jax", "jaxlib", "libtpu"} <= _versions().keys()
 
 
 def test_only_what_differs_is_named(said):
