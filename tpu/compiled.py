@@ -87,9 +87,10 @@ def table(known: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in known.values():
-        slices = f", {row['slices']} slices" if row["slices"] > 1 else ""
+        slices = {"slices": row["slices"]} if row["slices"] > 1 else {}
+        axes = "".join(f", {name} {size}" for name, size in (slices | row.get("mesh", {})).items())
         where = (
-            f"| {row['model']} | {row['topology']}{slices} | {row['rows']:g} x {row['seq_len']:,} |"
+            f"| {row['model']} | {row['topology']}{axes} | {row['rows']:g} x {row['seq_len']:,} |"
         )
         if "does_not_fit" in row:
             lines.append(f"{where} does not fit: {row['does_not_fit']} | | | |")
@@ -106,10 +107,11 @@ def recipe_of(row: dict[str, Any]) -> Any:
     from configs.load import load_recipe
     from configs.recipe import TrainRecipe
 
-    slices = row.get("slices", 1)
+    mesh = {"slices": row.get("slices", 1)} | row.get("mesh", {})
     if "recipe" in row:
-        return load_recipe(TrainRecipe, row["recipe"], [f"mesh.slices={slices}"])
-    devices = len(described(row["topology"], slices=slices))
+        words = [f"mesh.{name}={value}" for name, value in mesh.items()]
+        return load_recipe(TrainRecipe, row["recipe"], words)
+    devices = len(described(row["topology"], slices=mesh["slices"]))
     return TrainRecipe.model_validate(
         {
             "run_dir": "runs/plan",
@@ -118,11 +120,11 @@ def recipe_of(row: dict[str, Any]) -> Any:
             "streams": {"one": {"path": "none"}, "two": {"path": "none"}},
             "train": {
                 "num_steps": 1000,
-                "global_batch_rows": row["rows"] * devices,
+                "global_batch_rows": round(row["rows"] * devices),
                 "seq_len": row["seq_len"],
                 "grad_reduce_dtype": "bfloat16",
             },
-            "mesh": {"slices": slices},
+            "mesh": mesh,
         }
     )
 
@@ -138,6 +140,7 @@ def _compiled(name: str, row: dict[str, Any], *, cache: Path | None) -> dict[str
         "model": recipe.model.preset,
         "topology": row["topology"],
         "slices": recipe.mesh.slices,
+        "mesh": row.get("mesh", {}),
         "rows": recipe.train.global_batch_rows / devices,
         "seq_len": recipe.train.seq_len,
         "versions": versions(),

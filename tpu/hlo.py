@@ -8,7 +8,7 @@ branch all sides count. What is read:
   kernels and collectives carry none
 - collectives with the size and members of their first group. An asynchronous one is a `-start`
   operation, an `async-start` of a computation, or a chain (start, steps inside of fusions, done) that
-  counts once
+  counts once. Between slices it is a `send` to the host, which names what becomes of it
 - kernel calls by name
 - bytes that go to or come from the host's memory
 """
@@ -248,6 +248,11 @@ class _Reader:
     def _collective(
         self, i: Instruction, computation: str, shapes: dict[str, str], asynchronous: bool
     ) -> Collective | None:
+        if i.op == "send" and (between := re.search(r'megascale_transfer_type="(\w+)"', i.line)):
+            kind = between[1].lower().replace("_", "-")
+            payload = max(size for size, _ in _parts(i.shape))
+            kind = kind if kind in KINDS else "collective-permute"
+            return Collective(kind, False, payload, _across(i.line), 0.0)
         started = i.op.endswith("-start")
         kind = i.op.removesuffix("-start")
         if kind not in KINDS:
@@ -285,6 +290,16 @@ class _Reader:
         condition = self._computations.get(_called(i.line, "condition"), [])
         bounds = [int(c) for x in condition for c in re.findall(r"constant\((\d+)\)", x.line)]
         return max(bounds, default=1)
+
+
+def _across(line: str) -> tuple[int, ...]:
+    """The first device's peers in the other slices, from `_xla_megascale_target="{1,2}x{0:15}"`."""
+    target = re.search(r'megascale_target="\{([\d,:]+)\}x\{0:(\d+)\}"', line)
+    if target is None:
+        raise ValueError(f"a transfer between slices without a target: {line[:200]}")
+    first, *_, last = map(int, re.findall(r"\d+", target[1]))
+    chips = int(target[2]) + 1
+    return tuple(range(0, (last - first + 1) * chips, chips))
 
 
 def _estimate(i: Instruction) -> int:

@@ -100,6 +100,25 @@ def test_all_reduces_go_round_twice_and_permutes_send_all(reading):
     assert reading.ring_bytes == whole
 
 
+def test_what_goes_to_another_slice_is_sent_by_the_host():
+    """A share of 64 x 4 x 128 summed over two slices of 16; the receiving half is not counted again."""
+    send = (
+        "  %send.1 = (f32[64,4,128]{2,1,0:T(4,128)}, u32[], token[]) send(%x, %x), channel_id=4, "
+        'is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",'
+        '_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}\n'
+    )
+    text = TEXT.replace("  %copy-start.1", send + send.replace("send", "recv") + "  %copy-start.1")
+    (between,) = [c for c in read(text).collectives if c.group == (0, 16)]
+    assert (between.kind, between.asynchronous) == ("all-reduce", False)
+    assert between.ring_bytes == 64 * 4 * 128 * 4
+    (four,) = [
+        c
+        for c in read(text.replace("{1,2}x", "{1:4}x")).collectives
+        if len(c.group) == 4 and c.group[1] == 16
+    ]
+    assert four.group == (0, 16, 32, 48)
+
+
 def test_bytes_to_the_host_are_those_of_the_device_side(reading):
     assert reading.host_bytes == 8 * 128 * 2
 
