@@ -30,7 +30,7 @@ from evaluation.tree import Prefix, tree_pass
 from model.config import LlamaConfig
 from model.llama import Params
 from tpu.mesh import ROWS, manual_part
-from training.step import make_gather
+from training.gather import make_gather
 
 # Scored positions whose logits are held at once, per device. Few of them are a product that waits for the
 # output matrix; many are filled up with nothing at the end of a call, which a CPU has to compute.

@@ -48,16 +48,18 @@ _KEPT: dict[str, tuple[str, ...]] = {
 }
 
 
+def cast_matrices(weights: Params, dtype: Any) -> Params:
+    """Matrices in a dtype; the norms' scales stay float32."""
+
+    def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        return value if path[-1].key == "scale" else value.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, weights)
+
+
 def cast_only(dtype: jnp.dtype) -> Gather:
-    """The `gather` of unsharded weights: matrices in the compute dtype, norm scales in float32."""
-
-    def gather(part: str, weights: Params) -> Params:
-        def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
-            return value if path[-1].key == "scale" else value.astype(dtype)
-
-        return jax.tree_util.tree_map_with_path(cast, weights)
-
-    return gather
+    """The `gather` of weights that are whole: matrices in the compute dtype."""
+    return lambda part, weights: cast_matrices(weights, dtype)
 
 
 class RMSNorm(nnx.Module):
