@@ -32,6 +32,7 @@ class Generation:
     layouts: tuple[str, ...]
     attention_share: float
     needs_dump: bool = False
+    chip_config: str | None = None
 
     @property
     def capacity(self) -> int:
@@ -83,6 +84,8 @@ def described(topology: str, *, slices: int = 1) -> list[Any]:
     from jax.experimental import topologies
 
     options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    if generation.chip_config:
+        options["chip_config_name"] = generation.chip_config
     if topology.partition(":")[2] in ("1x1", "1x1x1"):
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
