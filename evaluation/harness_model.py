@@ -267,35 +267,13 @@ class HarnessModel:
     @functools.cached_property
     def _engine(self) -> "Engine":
         """The engine, on as many devices as share the weights; it copies them there."""
-        import jax
-        import optax
-        from jax.sharding import NamedSharding
+        from evaluation.writer import open_writer
 
-        from model.engine import Engine
-        from tpu.config import MeshConfig
-        from tpu.mesh import make_mesh
-        from training.state import layout
-
-        ways = self.settings.tensor
-        mesh = make_mesh(MeshConfig(fsdp=1, tensor=ways), list(self._mesh.devices.flat)[:ways])
-        specs = layout(self.model.config, optax.identity(), mesh).specs
-        there = jax.tree.map(
-            lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), self.model.params, specs
+        settings = GenerationConfig(
+            window=self.max_length, slots=self.settings.slots, compute_dtype=self.dtype
         )
-        return Engine(
-            there,
-            self.model.config,
-            self.tokenizer,
-            GenerationConfig(
-                window=self.max_length,
-                slots=self.settings.slots,
-                compute_dtype=self.dtype,
-            ),
-            chat=self._chat,
-            add_bos=self.add_bos,
-            stop_tokens=self.model.stop_tokens,
-            mesh=mesh if ways > 1 else None,
-        )
+        devices = list(self._mesh.devices.flat)[: self.settings.tensor]
+        return open_writer(self.model, devices, settings, chat=self._chat)
 
     @property
     def _drops_space(self) -> bool:

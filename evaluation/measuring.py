@@ -26,6 +26,7 @@ from evaluation.sample_answers import ANSWER, sample_answers
 from evaluation.source import Model, open_model
 from evaluation.task import Task, load_task
 from evaluation.taskrun import Items, open_items, run_task
+from evaluation.writer import open_writer
 from model.config import GenerationConfig
 from model.engine import Engine
 from model.huggingface.load import fetch
@@ -292,21 +293,11 @@ class Measuring:
         devices = jax.local_devices()[:tensor]
         if len(devices) < tensor:
             raise ValueError(f"eval.report.tensor: {tensor}, but there are {len(devices)} devices")
-        mesh = make_mesh(MeshConfig(fsdp=1, tensor=tensor), devices)
-        model = self._open(source, step, mesh)
+        model = self._open(source, step, make_mesh(MeshConfig(fsdp=1, tensor=tensor), devices))
         written = any(task.kind != "options" for task in self._tasks.values())
         window = min(_LONG_WINDOW if written else _WINDOW, model.config.max_seq_len)
-        engine = Engine(
-            model.params,
-            model.config,
-            model.tokenizer,
-            GenerationConfig(window=window, long_prompts="cut"),
-            chat=model.chat,
-            add_bos=model.add_bos,
-            stop_tokens=model.stop_tokens,
-            mesh=mesh if tensor > 1 else None,
-        )
-        return model, engine
+        settings = GenerationConfig(window=window, long_prompts="cut")
+        return model, open_writer(model, devices, settings)
 
     def _domain(self) -> dict[str, str]:
         """The domain's streams by name, with their folders."""

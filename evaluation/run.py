@@ -298,33 +298,16 @@ def _writer(model: Any, window: int, chat: Any, dtype: Any) -> Callable[..., Any
     @functools.cache
     def engine() -> Any:
         import jax
-        import optax
-        from jax.sharding import NamedSharding
 
+        from evaluation.writer import open_writer
         from model.config import GenerationConfig
-        from model.engine import Engine
-        from tpu.config import MeshConfig
-        from tpu.mesh import make_mesh
-        from training.state import layout
 
         if jax.process_count() > 1:
             raise ValueError(
                 "tasks that write answers are run by one process; start it on one host"
             )
-        mesh = make_mesh(MeshConfig(fsdp=1), jax.local_devices()[:1])
-        specs = layout(model.config, optax.identity(), mesh).specs
-        there = jax.tree.map(
-            lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), model.params, specs
-        )
-        return Engine(
-            there,
-            model.config,
-            model.tokenizer,
-            GenerationConfig(window=window, long_prompts="cut", compute_dtype=dtype),
-            chat=chat or model.chat,
-            add_bos=model.add_bos,
-            stop_tokens=model.stop_tokens,
-        )
+        settings = GenerationConfig(window=window, long_prompts="cut", compute_dtype=dtype)
+        return open_writer(model, jax.local_devices()[:1], settings, chat=chat)
 
     return lambda prompts: engine().generate(prompts)
 
