@@ -11,7 +11,6 @@ from data.chat import ChatConfig
 from evaluation.source import Model
 from model.config import GenerationConfig
 from model.engine import Engine
-from tpu.config import MeshConfig
 from tpu.mesh import make_mesh
 from training.state import layout
 
@@ -31,6 +30,8 @@ def open_writer(
         settings: of the engine.
         chat: the template of conversations; default: the model's.
     """
+    from tpu.config import MeshConfig
+
     mesh = make_mesh(MeshConfig(fsdp=1, tensor=len(devices)), list(devices))
     specs = layout(model.config, optax.identity(), mesh).specs
     there = jax.tree.map(
