@@ -59,11 +59,26 @@ MESHES = {
     "fsdp 2, sequence 4": lambda: make_mesh(MeshConfig(fsdp=2, sequence=4)),
     "slices 2, fsdp 2, sequence 2": lambda: make_mesh(MeshConfig(slices=2, fsdp=2, sequence=2)),
 }
-ONE_PASS = ("fsdp 8", "fsdp 4x2", "slices 2, fsdp 4")  # 16 rows are too few for four
-FOUR_PASSES = ("fsdp 2x2, sequence 2", "fsdp 2, sequence 4", "slices 2, fsdp 2, sequence 2")
-CASES = [(mesh, "plain", 1) for mesh in MESHES if mesh not in FOUR_PASSES]
-CASES += [(mesh, "plain", 4) for mesh in MESHES if mesh not in ONE_PASS]
-CASES += [("fsdp 8", "plain", 2), ("fsdp 4x2", "tied", 2), ("fsdp 4, tensor 2", "biases", 4)]
+QUICK = [  # every mesh and shape, and accumulation, once
+    ("fsdp 8", "plain", 1),
+    ("fsdp 4x2", "tied", 2),
+    ("fsdp 4, tensor 2", "biases", 4),
+    ("data 2, fsdp 2, tensor 2", "plain", 1),
+    ("slices 2, fsdp 4", "plain", 1),
+    ("fsdp 2, tensor 2, sequence 2", "plain", 4),
+    ("fsdp 2x2, sequence 2", "plain", 4),
+]
+SLOW = [
+    ("fsdp 8", "plain", 2),
+    ("fsdp 4x2", "plain", 1),
+    ("fsdp 4, tensor 2", "plain", 1),
+    ("fsdp 4, tensor 2", "plain", 4),
+    ("data 2, fsdp 2, tensor 2", "plain", 4),
+    ("fsdp 2, tensor 2, sequence 2", "plain", 1),
+    ("fsdp 2, sequence 4", "plain", 4),
+    ("slices 2, fsdp 2, sequence 2", "plain", 4),
+]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
 @pytest.mark.parametrize(("mesh", "shape", "accumulate"), CASES)
@@ -87,8 +102,11 @@ def test_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_batch():
 
 @pytest.mark.parametrize(
     ("remat", "offload"),
-    [(remat, False) for remat in ("attention", "kv", "qkv", "residual", "mlp", "none")]
-    + [("attention", True), ("qkv", True)],
+    [("attention", False), ("qkv", True), ("none", False)]
+    + [
+        pytest.param(remat, False, marks=pytest.mark.slow)
+        for remat in ("kv", "qkv", "residual", "mlp")
+    ],
 )
 def test_rematerialisation_changes_nothing(remat, offload):
     grads, _, _ = run(CONFIG, one_device(), steps=1, remat=remat, offload=offload)
