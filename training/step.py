@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from model.attention import Attend
 from model.config import LlamaConfig
-from model.llama import Gather, Lookup, Params, cast_matrices, head_matrix, hidden_states
+from model.llama import Params, cast_matrices, head_matrix, hidden_states
 from model.rope import positions_of
 from tpu.mesh import BATCH, FSDP, ROWS, manual_part
 from training.config import TrainConfig
@@ -81,8 +81,7 @@ def make_value_and_grad(
 ) -> Callable[[Params, Batch], tuple[Params, Metrics]]:
     """`(params, batch) -> (gradients, metrics)` of the global batch, sharded like the parameters."""
     manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
-    gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
-    lookup = make_lookup(mesh, train.compute_dtype, train.grad_reduce_dtype)
+    token_losses = _make_token_losses(config, train, mesh, manual, attend)
 
     def local(params: Params, batch: Batch) -> tuple[Params, Metrics]:
         supervised = jax.lax.psum(jnp.sum(_target_mask(batch)), ROWS)
@@ -90,17 +89,7 @@ def make_value_and_grad(
 
         def loss(params: Params, part: Batch) -> tuple[jax.Array, jax.Array]:
             mask = _target_mask(part)
-            total, nll = _token_losses(
-                params,
-                part,
-                mask * scale,
-                config,
-                train,
-                gather=gather,
-                lookup=lookup,
-                attend=attend,
-                chunks=mesh.shape["sequence"],
-            )
+            total, nll = token_losses(params, part, mask * scale)
             return total, jnp.sum(nll * mask, axis=1)
 
         grad = jax.grad(loss, has_aux=True)
@@ -148,23 +137,12 @@ def make_eval_step(
     Sums: `nll` (nats), `tokens`, `bytes`, and per row `row_nll`, `row_bytes` [B].
     """
     manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
-    gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
-    lookup = make_lookup(mesh, train.compute_dtype, train.grad_reduce_dtype)
+    token_losses = _make_token_losses(config, train, mesh, manual, attend)
 
     def local(params: Params, batch: Batch, byte_lengths: jax.Array) -> Metrics:
         sizes = byte_lengths[jnp.roll(batch["tokens"], -1, axis=1)]
         mask = _target_mask(batch) & (sizes > 0)
-        _, nll = _token_losses(
-            params,
-            batch,
-            mask.astype(jnp.float32),
-            config,
-            train,
-            gather=gather,
-            lookup=lookup,
-            attend=attend,
-            chunks=mesh.shape["sequence"],
-        )
+        _, nll = token_losses(params, batch, mask.astype(jnp.float32))
         row_nll = jnp.sum(nll * mask, axis=1)
         row_bytes = jnp.sum(sizes * mask, axis=1)
         sums = {"nll": jnp.sum(row_nll), "tokens": jnp.sum(mask), "bytes": jnp.sum(row_bytes)}
@@ -199,19 +177,13 @@ def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
     return (*ROWS, "sequence") if mesh.shape["sequence"] > 1 else ROWS
 
 
-def _token_losses(
-    params: Params,
-    batch: Batch,
-    weights: jax.Array,
-    config: LlamaConfig,
-    train: TrainConfig,
-    *,
-    gather: Gather,
-    lookup: Lookup,
-    attend: Attend,
-    chunks: int,
-) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of this device's token losses, and the loss of every token of its rows."""
+def _make_token_losses(
+    config: LlamaConfig, train: TrainConfig, mesh: Mesh, manual: Params, attend: Attend
+) -> Callable[[Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
+    """`(params, batch, weights) -> (total, nll)`: this device's weighted sum, its rows' token losses."""
+    gather = make_gather(manual, mesh, train.compute_dtype, train.grad_reduce_dtype)
+    lookup = make_lookup(mesh, train.compute_dtype, train.grad_reduce_dtype)
+    chunks = mesh.shape["sequence"]
 
     def own(x: jax.Array) -> jax.Array:
         if chunks == 1:
@@ -220,31 +192,36 @@ def _token_losses(
         start = jax.lax.axis_index("sequence") * size
         return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
 
-    hidden = hidden_states(
-        params,
-        config,
-        own(batch["tokens"]),
-        batch["segment_ids"],
-        own(positions_of(batch["segment_ids"])),
-        gather=gather,
-        lookup=lookup,
-        attend=attend,
-        remat="attention" if train.remat == "auto" else train.remat,
-        offload=train.offload,
-    )
-    losses: Any = cross_entropy(
-        hidden,
-        head_matrix(params, config, gather),
-        own(jnp.roll(batch["tokens"], -1, axis=1)),
-        own(weights),
-        train.z_loss,
-        train.loss_chunk or 1024,
-        config.vocab_size,
-    )
-    total, nll = losses
-    if chunks > 1:
-        nll = jax.lax.all_gather(nll, "sequence", axis=1, tiled=True)
-    return total, nll
+    def token_losses(
+        params: Params, batch: Batch, weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        hidden = hidden_states(
+            params,
+            config,
+            own(batch["tokens"]),
+            batch["segment_ids"],
+            own(positions_of(batch["segment_ids"])),
+            gather=gather,
+            lookup=lookup,
+            attend=attend,
+            remat="attention" if train.remat == "auto" else train.remat,
+            offload=train.offload,
+        )
+        losses: Any = cross_entropy(
+            hidden,
+            head_matrix(params, config, gather),
+            own(jnp.roll(batch["tokens"], -1, axis=1)),
+            own(weights),
+            train.z_loss,
+            train.loss_chunk or 1024,
+            config.vocab_size,
+        )
+        total, nll = losses
+        if chunks > 1:
+            nll = jax.lax.all_gather(nll, "sequence", axis=1, tiled=True)
+        return total, nll
+
+    return token_losses
 
 
 def _target_mask(batch: Batch) -> jax.Array:
