@@ -1,8 +1,8 @@
 """Tries settings of a training step and keeps the best: which, by how much, and why.
 
 One dimension after the other is varied around the best settings so far: rows a device and step (only
-when asked: they change the training), rows a pass (`train.accumulate`), the mesh, what is kept, the
-attention's blocks, the compiler's flags. Settings whose rough memory has no chance are left out.
+when asked: they change the training), what is kept, the loss's chunk, rows a pass (`train.accumulate`),
+the mesh, the attention's blocks, the compiler's flags. Settings whose rough memory has no chance are left out.
 Everything compiled is in the cache, so a search that was stopped goes on where it was.
 """
 
