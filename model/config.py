@@ -1,7 +1,7 @@
 """The shape of a LLaMA-family network, and what a recipe may say about it."""
 
 import difflib
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -9,12 +9,18 @@ from model.presets import PRESETS
 
 __all__ = [
     "PRESETS",
+    "REMAT_SETS",
     "GenerationConfig",
     "LlamaConfig",
     "ModelConfig",
+    "RematSet",
     "RopeScaling",
     "resolve",
 ]
+
+# What a layer keeps for its backward pass besides its input, each set with those before it (model/llama.py).
+RematSet = Literal["attention", "kv", "qkv", "residual", "mlp", "none"]
+REMAT_SETS: tuple[RematSet, ...] = get_args(RematSet)
 
 
 class Config(BaseModel):

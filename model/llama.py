@@ -15,7 +15,7 @@ Shapes: B batch, T time, D embed, N query heads, K kv heads, H head dim, F mlp, 
 
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import attention as attention_lib
 from model.attention import Attend
-from model.config import LlamaConfig
+from model.config import REMAT_SETS, LlamaConfig, RematSet
 from model.rope import inverse_frequencies, positions_of, rotate, rotations
 from model.swiglu import swiglu_down
 
@@ -34,12 +34,11 @@ Gather = Callable[
 ]  # ("blocks", one layer's weights) -> the same, whole and cast
 # (the token table's weights, int32[B, T]) -> the tokens' rows [B, T, D]
 Lookup = Callable[[Params, jax.Array], jax.Array]
-Remat = Literal["attention", "kv", "qkv", "residual", "mlp", "none"]
 
 _GATHERED = "gathered"
-# What a layer keeps for its backward pass besides its input, each set with those before it. The
-# attention kernel's output always is among it: to form it again would run the kernel twice.
-_KEPT: dict[str, tuple[str, ...]] = {
+# What each set adds to the one before it. The attention kernel's output always is kept: to form it
+# again would run the kernel twice.
+_KEPT: dict[RematSet, tuple[str, ...]] = {
     "attention": (attention_lib.SAVED,),
     "kv": ("k", "v"),
     "qkv": ("q",),
@@ -233,15 +232,15 @@ def hidden_states(
     gather: Gather,
     lookup: Lookup | None = None,
     attend: Attend = attention_lib.xla,
-    remat: Remat = "none",
-    offload: bool = False,
+    remat: RematSet = "none",
+    offload: RematSet | None = None,
 ) -> jax.Array:
     """The network up to and with the final norm: int32[B, T] -> [B, T, D] in the compute dtype.
 
     `gather` makes a part of the weights whole and casts it; it is called inside the scan, layer by
     layer, so no device ever holds more than one gathered layer (and its backward twin). `lookup`
-    finds the tokens' rows of a table that is not whole; by default the table is gathered. `offload`
-    keeps attention's output, of all that `remat` keeps, in the host's memory.
+    finds the tokens' rows of a table that is not whole; by default the table is gathered. What
+    `remat` keeps waits in the host's memory up to and with the set `offload`.
     """
     if lookup is None:
         x = embed(gather("embed", params["embed"]), tokens)
@@ -296,22 +295,26 @@ def forward(
     return logits[..., : config.vocab_size].astype(jnp.float32)
 
 
-def _rematerialised(layer: Callable, remat: Remat, offload: bool) -> Callable:
+def _rematerialised(layer: Callable, remat: RematSet, offload: RematSet | None) -> Callable:
     """What the backward pass finds kept. Gathered weights never are: they are gathered again."""
     policies = jax.checkpoint_policies
     if remat == "none":
         policy = policies.save_anything_except_these_names(_GATHERED)
     else:
-        sets = list(_KEPT)
-        kept = [*itertools.chain(*(_KEPT[key] for key in sets[: sets.index(remat) + 1]))]
-        away = list(_KEPT["attention"]) if offload else []
+        kept, away = _names(remat), _names(offload) if offload else []
         policy = policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[name for name in kept if name not in away],
-            names_which_can_be_offloaded=away,
+            names_which_can_be_offloaded=[name for name in kept if name in away],
             offload_src="device",
             offload_dst="pinned_host",
         )
     return jax.checkpoint(layer, policy=policy, prevent_cse=False)
+
+
+def _names(largest: RematSet) -> list[str]:
+    """What the sets up to and with one of them keep."""
+    sets = REMAT_SETS[: REMAT_SETS.index(largest) + 1]
+    return [*itertools.chain(*(_KEPT[name] for name in sets))]
 
 
 def _normal(

@@ -18,8 +18,8 @@ from typing import Any
 from tpu.arithmetic import count
 from tpu.estimate import step_time
 from tpu.flags import compiler_options
-from tpu.hlo import KINDS, Reading, read
 from tpu.programs import Program
+from tpu.reading import KINDS, Reading, read
 from tpu.settings import out_of_memory
 from tpu.topology import Generation, versions
 

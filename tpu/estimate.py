@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpu.arithmetic import Asked
-from tpu.hlo import Body, Collective, Reading
+from tpu.reading import Body, Collective, Reading
 from tpu.topology import Generation
 
 ATTENTION = ("splash",)  # beginnings of kernel names

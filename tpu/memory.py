@@ -6,9 +6,7 @@ The compiler has the last word. The sum was fitted to its figures (docs/plan.md)
 from collections.abc import Mapping
 from typing import Any
 
-# What a layer keeps of every token: (elements that stay whole, those that `tensor` splits), in terms of the
-# model's sizes, each set with those before it.
-_KEPT = ("attention", "kv", "qkv", "residual", "mlp", "none")
+from model.config import REMAT_SETS
 
 
 def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
@@ -30,15 +28,18 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     state, gradients = 12 * params / ways, summed * params / ways
     rows = train.global_batch_rows / (sizes["slices"] * sizes["data"] * sizes["fsdp"])
     tokens = rows / train.accumulate * train.seq_len / sizes["sequence"]
+    # What a layer keeps of every token besides its input.
     extra = {
-        "attention": 0 if train.offload else N * H / tensor,
+        "attention": N * H / tensor,
         "kv": 2 * K * H / tensor,
         "qkv": N * H / tensor,
         "residual": D,
         "mlp": 2 * F / tensor,
         "none": 2 * D + 2 * F / tensor,
     }
-    elements = D + sum(extra[name] for name in _KEPT[: _KEPT.index(train.remat) + 1])
+    away = REMAT_SETS.index(train.offload) + 1 if train.offload else 0
+    here = REMAT_SETS[away : REMAT_SETS.index(train.remat) + 1]
+    elements = D + sum(extra[name] for name in here)
     kept = wide * L * tokens * elements
     # Two layers' gathered weights and one layer's gradients, and its inner activations; or the head.
     gathered = wide * 3 * layer / tensor + wide * tokens * 6 * F / tensor

@@ -124,7 +124,7 @@ def nearest(recipe: Any, train: Any, mesh: Any, generation: Generation, needed: 
         for passes in range(train.accumulate + 1, rows + 1)
         if rows % passes == 0
     ]
-    changes += [{"remat": "attention", "loss_chunk": 512, "offload": True}]
+    changes += [{"remat": "attention", "loss_chunk": 512, "offload": "attention"}]
     changes += [
         {"remat": "attention", "loss_chunk": 512, "accumulate": 1, "global_batch_rows": ways}
     ]

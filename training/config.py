@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model.config import REMAT_SETS, RematSet
+
 
 class Config(BaseModel):
     """Frozen, and an unknown key is an error."""
@@ -39,16 +41,17 @@ class TrainConfig(Config):
         ge=1,
         description="tokens whose logits are held at once, per device; default: tpu/settings.yaml",
     )
-    remat: Literal["auto", "attention", "kv", "qkv", "residual", "mlp", "none"] = Field(
+    remat: Literal["auto"] | RematSet = Field(
         default="auto",
         description="what a layer keeps for the backward pass, each with those before: its input and "
         "the attention output, keys and values, queries, the residual stream between its halves, the "
         "gate and up products, everything (nothing is computed again); auto: what fits and is best "
         "by tpu/settings.yaml",
     )
-    offload: bool = Field(
-        default=False,
-        description="keep the attention output in the host's memory, not the device's",
+    offload: RematSet | None = Field(
+        default=None,
+        description="what of it waits in the host's memory, each set with those before; none of it "
+        "by default",
     )
     attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = "auto"
     attention_blocks: tuple[int, int] | None = Field(
@@ -64,9 +67,16 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _offload_leaves_something(self) -> "TrainConfig":
-        if self.offload and self.remat == "none":
+        if self.offload is None:
+            return self
+        if self.remat == "none":
             raise ValueError(
                 "offload: train.remat=none keeps everything on the device; take a smaller train.remat"
+            )
+        least = "mlp" if self.remat == "auto" else self.remat
+        if REMAT_SETS.index(self.offload) > REMAT_SETS.index(least):
+            raise ValueError(
+                f"offload: {self.offload} is more than a layer keeps; at most {least}, as train.remat"
             )
         return self
 

@@ -10,11 +10,11 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from model.config import ModelConfig, resolve
+from model.config import REMAT_SETS, ModelConfig, resolve
 from tpu.arithmetic import Asked, count
 from tpu.estimate import bandwidth, step_time
-from tpu.hlo import Body, Collective, Reading
 from tpu.memory import need
+from tpu.reading import Body, Collective, Reading
 from tpu.topology import generations
 from training.config import TrainConfig
 
@@ -119,12 +119,30 @@ SIZES = {"slices": 1, "data": 1, "fsdp": 256, "tensor": 1, "sequence": 1}
 
 def test_memory_grows_with_what_is_kept_and_falls_with_passes():
     config = resolve(ModelConfig(preset="llama3_8b"), tokenizer_vocab=None, base=None)
-    needs = [
-        need(config, train(remat=remat), SIZES)
-        for remat in ("attention", "kv", "qkv", "residual", "mlp", "none")
-    ]
+    needs = [need(config, train(remat=remat), SIZES) for remat in REMAT_SETS]
     assert needs == sorted(needs)
     # A row of 4,096 and 32 layers in bfloat16: the residual stream once more for two rows.
     assert needs[3] - needs[2] == 2 * 32 * 2 * 4096 * 4096
     halved = need(config, train(remat="residual", accumulate=2), SIZES)
     assert halved < needs[3] - 2e9
+
+
+def test_what_waits_with_the_host_takes_no_memory_of_the_device():
+    config = resolve(ModelConfig(preset="llama3_8b"), tokenizer_vocab=None, base=None)
+    kept = need(config, train(remat="qkv"), SIZES)
+    per_head = 2 * 32 * 2 * 4096 * 128  # bytes of all layers' two rows, in bfloat16
+    away = [need(config, train(remat="qkv", offload=name), SIZES) for name in REMAT_SETS[:3]]
+    assert [kept - left for left in away] == [heads * per_head for heads in (32, 32 + 16, 64 + 16)]
+
+
+@pytest.mark.parametrize(
+    ("remat", "offload", "said"),
+    [
+        ("kv", "qkv", "offload: qkv is more than a layer keeps; at most kv"),
+        ("auto", "none", "at most mlp"),
+        ("none", "attention", "train.remat=none keeps everything on the device"),
+    ],
+)
+def test_only_what_is_kept_can_wait_with_the_host(remat, offload, said):
+    with pytest.raises(ValueError, match=said):
+        train(remat=remat, offload=offload)

@@ -13,8 +13,8 @@ from model.attention import select
 from tpu import settings
 from tpu.compile import flags_of
 from tpu.config import MeshConfig
-from tpu.hlo import Reading, read
 from tpu.mesh import make_mesh
+from tpu.reading import Reading, read
 from tpu.topology import described, generations
 
 needs_compiler = pytest.mark.skipif(

@@ -8,9 +8,9 @@ import pytest
 from configs.recipe import TrainRecipe
 from model.llama import abstract_params
 from tpu.compile import figures, flags_of
-from tpu.hlo import read as read_hlo
 from tpu.mesh import make_mesh
 from tpu.programs import model_of, train_step
+from tpu.reading import read as read_hlo
 from tpu.settings import settle
 from tpu.topology import described, generations
 

@@ -102,10 +102,16 @@ def test_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_batch():
 
 @pytest.mark.parametrize(
     ("remat", "offload"),
-    [("attention", False), ("qkv", True), ("none", False)]
+    [("attention", None), ("qkv", "attention"), ("none", None)]
     + [
-        pytest.param(remat, False, marks=pytest.mark.slow)
-        for remat in ("kv", "qkv", "residual", "mlp")
+        pytest.param(remat, offload, marks=pytest.mark.slow)
+        for remat, offload in (
+            ("kv", "kv"),
+            ("kv", None),
+            ("qkv", None),
+            ("residual", None),
+            ("mlp", None),
+        )
     ],
 )
 def test_rematerialisation_changes_nothing(remat, offload):
