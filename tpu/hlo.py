@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,18 @@ _SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e
 _SIZES |= {"s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 _SIZES |= {"s64": 8, "u64": 8, "f64": 8}
 _SHAPE = re.compile(r"\b([a-z]+[0-9]+[a-z0-9]*|pred)\[([0-9,]*)\](\{[^}]*\})?")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line: its name, shape, operation, and the text behind the operation's name."""
+    """One line: its name, shape and operation, the names of its operands, and whether it is what its computation gives."""
 
     name: str
     shape: str
     op: str
-    rest: str
+    operands: list[str]
+    root: bool
     line: str
 
 
@@ -39,14 +41,55 @@ def parse(text: str) -> tuple[Computations, str]:
             computations[current] = []
             entry = current if header.group(1) else entry
         elif current and (found := _INSTRUCTION.match(line)):
-            shape, op, rest = _split(found.group(2))
-            computations[current].append(Instruction(found.group(1), shape, op, rest, line))
+            shape, op, arguments = _split(found.group(3))
+            operands = re.findall(r"%([\w.\-]+)", arguments)
+            root = bool(found.group(1))
+            computations[current].append(
+                Instruction(found.group(2), shape, op, operands, root, line)
+            )
     return computations, entry
 
 
 def num_bytes(shape: str) -> float:
     """Bytes of a shape's text; of a tuple, all its parts."""
     return sum(size for size, _ in parts(shape))
+
+
+def called(i: Instruction, key: str) -> str:
+    """The computation that an instruction names as its `key`, such as `body` or `calls`.
+
+    Raises:
+        ValueError: it names none.
+    """
+    found = re.search(rf"\b{key}=%?([\w.\-]+)", i.line)
+    if found is None:
+        raise ValueError(f"{i.name} names no {key} in the compiler's text: {i.line[:200]}")
+    return found[1]
+
+
+def trips(loop: Instruction, computations: Computations, around: Mapping[str, Instruction]) -> int:
+    """How often a loop runs: its bound less where its counter begins, which a peeled loop moves.
+
+    Args:
+        loop: the `while`.
+        computations: of the module.
+        around: the instructions beside it, by name.
+    """
+    known = re.search(r'known_trip_count"?:\s*\{"n":\s*"?(\d+)', loop.line)
+    if known:
+        return int(known[1])
+    condition = computations.get(called(loop, "condition"), [])
+    bounds = [int(c) for x in condition for c in re.findall(r"constant\((\d+)\)", x.line)]
+    counters = [x for x in condition if x.op == "get-tuple-element"]
+    state = around.get(loop.operands[0])
+    if not (bounds and counters and state and state.op == "tuple"):
+        return max(bounds, default=1)
+    place = re.search(r"index=(\d+)", counters[0].line)
+    begin = around.get(state.operands[int(place[1])]) if place else None
+    while begin and begin.op in ("copy", "bitcast", "convert"):
+        begin = around.get(begin.operands[0])
+    start = re.search(r"constant\((\d+)\)", begin.line) if begin else None
+    return max(bounds) - (int(start[1]) if start else 0)
 
 
 def group_of(line: str) -> tuple[int, ...]:
@@ -83,11 +126,14 @@ def parts(shape: str) -> list[tuple[float, str]]:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Shape, operation, and what follows the shape."""
+    """Shape, operation, and its arguments in brackets."""
     end = _closing(text) if text.startswith("(") else (text + " ").index(" ")
     rest = text[end:].strip()
-    found = re.match(r"([\w\-]+)\(", rest)
-    return text[:end], found.group(1) if found else "", rest
+    found = re.match(r"([\w\-]+)(?=\()", rest)
+    if found is None:
+        return text[:end], "", ""
+    arguments = rest[found.end() :]
+    return text[:end], found.group(1), arguments[: _closing(arguments)]
 
 
 def _closing(text: str) -> int:

@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpu.hlo import Computations, Instruction, group_of, num_bytes, parse, parts
+from tpu.hlo import Computations, Instruction, called, group_of, num_bytes, parse, parts, trips
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
@@ -156,9 +156,9 @@ class _Reader:
         named = {i.name: i for i in instructions}
         for i in instructions:
             if i.op == "while":
-                inner = Body(body.trips * times * self._trips(i, named))
+                inner = Body(body.trips * times * trips(i, self._computations, named))
                 self.bodies.append(inner)
-                self.walk(_called(i.line, "body"), inner, 1.0, fused=fused)
+                self.walk(called(i, "body"), inner, 1.0, fused=fused)
                 continue
             if not fused:
                 body.cycles += times * _estimate(i)
@@ -209,7 +209,7 @@ class _Reader:
             first = self._chains.setdefault((channel[1], kind), i.name)
             if first != i.name:
                 return None
-        operands = sum(num_bytes(named[a].shape) for a in _operands(i) if a in named)
+        operands = sum(num_bytes(named[a].shape) for a in i.operands if a in named)
         result = num_bytes(i.shape)
         if started:
             result = max(result - operands, 0)  # a start gives its operands back beside the result
@@ -220,27 +220,6 @@ class _Reader:
             group_of(i.line),
             0.0,
         )
-
-    def _trips(self, loop: Instruction, named: dict[str, Instruction]) -> int:
-        """How often a loop runs: its bound less where its counter begins, which a peeled loop moves."""
-        known = re.search(r'known_trip_count"?:\s*\{"n":\s*"?(\d+)', loop.line)
-        if known:
-            return int(known[1])
-        condition = self._computations.get(_called(loop.line, "condition"), [])
-        bounds = [int(c) for x in condition for c in re.findall(r"constant\((\d+)\)", x.line)]
-        counters = [c for x in condition for c in re.findall(r"index=(\d+)", x.rest)]
-        first = named.get(_operands(loop)[0])
-        if not (bounds and counters and first and first.op == "tuple"):
-            return max(bounds, default=1)
-        begin = named.get(_operands(first)[int(counters[0])])
-        while begin and begin.op in ("copy", "bitcast", "convert"):
-            begin = named.get(_operands(begin)[0])
-        start = re.search(r"constant\((\d+)\)", begin.rest) if begin else None
-        return max(bounds) - (int(start[1]) if start else 0)
-
-
-def _operands(i: Instruction) -> list[str]:
-    return re.findall(r"%([\w.\-]+)", i.rest[: i.rest.find(")") + 1])
 
 
 def _across(line: str) -> tuple[int, ...]:
@@ -267,13 +246,6 @@ def _calls(i: Instruction) -> list[str]:
     if listed:
         names += [name.strip().lstrip("%") for name in listed[1].split(",")]
     return names
-
-
-def _called(line: str, key: str) -> str:
-    found = re.search(rf"\b{key}=%?([\w.\-]+)", line)
-    if found is None:
-        raise ValueError(f"a loop without a {key} in the compiler's text: {line[:200]}")
-    return found[1]
 
 
 def _host_bytes(i: Instruction) -> float:

@@ -2,9 +2,8 @@
 
     python tests/benchmarks/decode_step.py [PRESET TOPOLOGY SLOTS WINDOW]
 
-Default: Llama-3-8B in bfloat16 on v5e:2x4, 32 slots with its whole window of 8,192 tokens, the weights'
-heads, mlp and vocabulary split over all devices. It compiles the program that the engine runs
-(`model.slots.Program.run`), for one step a dispatch.
+Default: Llama-3-8B in bfloat16 on v5e:2x4, 32 slots with its whole window of 8,192 tokens. The program is
+the planner's (`tpu.programs.decode_step`), which is the engine's own for one step a dispatch.
 
 Bytes moved: operands and results of every top-level instruction, times the trips of the loops around it;
 of a fusion's operand that is only sliced inside, the slices, and of one that is updated in place, the
@@ -16,80 +15,44 @@ weights (all but the rows of the token table that are not looked up) and the cac
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def main() -> None:
     """Compiles and prints."""
-    import jax
-    import jax.numpy as jnp
-    from jax.experimental import topologies
-    from jax.sharding import NamedSharding
-    from jax.sharding import PartitionSpec as P
-
-    from model.cache import Cache, cache_sharding, padded
-    from model.config import ModelConfig, resolve
-    from model.llama import abstract_params, param_names
-    from model.slots import Program, choose_attention, empty_slots
-    from tpu.config import MeshConfig
-    from tpu.mesh import make_mesh, param_specs
+    from model.config import ModelConfig
+    from tests.benchmarks.moved import moved
+    from tpu.programs import decode_step, model_of
+    from tpu.topology import described, without_tpu
 
     given = sys.argv[1:]
     preset, topology, slots, window = given + ["llama3_8b", "v5e:2x4", "32", "8192"][len(given) :]
-    described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    devices = len(described.devices)
-    mesh = make_mesh(MeshConfig(fsdp=1, tensor=devices), described.devices)
-    config = resolve(ModelConfig(preset=preset), tokenizer_vocab=None, base=None)
-    dtype = jnp.dtype(jnp.bfloat16)
-
-    def abstract(path, shape, spec):
-        kept = jnp.float32 if path[-1].key == "scale" else dtype
-        return jax.ShapeDtypeStruct(shape.shape, kept, sharding=NamedSharding(mesh, spec))
-
-    shapes = abstract_params(config)
-    specs = param_specs(param_names(config), shapes, mesh)
-    params = jax.tree_util.tree_map_with_path(abstract, shapes, specs)
-    whole = NamedSharding(mesh, P())
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(lambda: empty_slots(int(slots), config)),
-    )
-    S = padded(int(window))
-    shape = (config.num_layers, int(slots), config.num_kv_heads, S, config.head_dim)
-    one = jax.ShapeDtypeStruct(shape, dtype, sharding=cache_sharding(config, mesh))
-    cache = Cache(one, one)
-    attend, access = choose_attention("tpu", dtype, mesh)
-    program = Program(config, (128_001, 128_009), 1, False, attend, access)
-    _, run = program.jit(mesh)
-    kept = jax.ShapeDtypeStruct((int(slots),), jnp.bool_, sharding=whole)
-    waiting = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-    compiled = run.lower(params, cache=cache, slots=state, kept=kept, waiting=waiting).compile()
+    without_tpu()
+    recipe = SimpleNamespace(model=ModelConfig(preset=preset))
+    program = decode_step(recipe, described(topology), slots=int(slots), window=int(window))
+    config, settings = model_of(recipe), program.settings
+    compiled = program.traced.lower().compile()
     if dump := os.environ.get("DUMP_HLO"):
         Path(dump).write_text(compiled.as_text())
     memory = compiled.memory_analysis()
-    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) / devices
+    cached = (
+        (2 * 2 * config.num_layers * int(slots) * config.num_kv_heads * settings["window"])
+        * config.head_dim
+        / settings["tensor"]
+    )
+    weights = program.state_bytes - cached
     if not config.tied_head:
-        weights -= params["embed"]["table"].size * dtype.itemsize / devices
-    cached = 2 * one.size * dtype.itemsize / devices
+        weights -= 2 * config.padded_vocab_size * config.embed_dim / settings["tensor"]
     print(
-        f"{preset} {topology}, {slots} slots x {S}: weights {weights / 2**30:.2f} GiB read of each device, "
-        f"cache {cached / 2**30:.2f} GiB; peak {memory.peak_memory_in_bytes / 2**30:.2f} GiB, "
+        f"{preset} {topology}, {slots} slots x {settings['window']}, weights over {settings['tensor']}: "
+        f"weights {weights / 2**30:.2f} GiB read of each device, cache {cached / 2**30:.2f} GiB; "
+        f"peak {memory.peak_memory_in_bytes / 2**30:.2f} GiB, "
         f"temporaries {memory.temp_size_in_bytes / 2**30:.2f} GiB, "
         f"aliased {memory.alias_size_in_bytes / 2**30:.2f} GiB"
     )
-    from tests.benchmarks.moved import moved
-
-    # By block specs: every slot's query, own key and value, output, and its blocks of the cache; of the
-    # writing kernel the tile around the new token, read and written.
-    H, K = config.head_dim, config.num_kv_heads // devices
-    tokens = int(slots) * H * dtype.itemsize * (2 * config.num_heads // devices + 2 * K)
-    tiles = config.num_layers * int(slots) * K * (2 * 16 + 1) * H * dtype.itemsize
-    kernels = {"flash_decode": cached / config.num_layers + tokens, "append": tiles}
-    report = moved(compiled.as_text(), kernels)
+    report = moved(compiled.as_text(), dict(program.kernel_bytes))
     print(
         f"moved {report.total / 2**30:.2f} GiB a step = {report.total / (weights + cached):.3f} x "
         f"(weights + cache), on-chip {report.on_chip / 2**30:.2f} GiB of it"

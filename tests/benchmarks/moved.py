@@ -5,29 +5,16 @@ fusion only slices or gathers from counts with what is taken, what it updates in
 Of a conditional, the branch that moves most. A kernel moves what its block specs say, as given.
 """
 
-import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+from tpu.hlo import Computations, Instruction, called, parse, parts, trips
+
 _FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "while", "conditional"}
 _FREE |= {"after-all", "partition-id", "replica-id", "iota", "call", "opt-barrier"}
-_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{[^}]*\})?")
 _SLICES = {"dynamic-slice", "gather", "slice"}
-
-
-@dataclass
-class Instruction:
-    """One line of a computation."""
-
-    name: str
-    shape: str
-    op: str
-    operands: list[str]
-    line: str
-    root: bool
 
 
 @dataclass
@@ -50,30 +37,30 @@ class Moved:
         return sorted(self.by_name.items(), key=lambda item: -item[1])[:count]
 
 
-def moved(text: str, kernels: dict[str, float]) -> Moved:
+def moved(text: str, kernels: Mapping[str, float]) -> Moved:
     """What the program of this HLO text moves; `kernels` has the bytes of one call of each kernel."""
-    computations, entry = _parse(text)
+    computations, entry = parse(text)
     return _walk(computations, entry, kernels)
 
 
-def _walk(computations: dict, name: str, kernels: dict[str, float]) -> Moved:
+def _walk(computations: Computations, name: str, kernels: Mapping[str, float]) -> Moved:
     out = Moved()
     body = {i.name: i for i in computations[name]}
     for i in body.values():
         if i.op == "while":
-            inner = _walk(computations, _called(i, "body"), kernels)
-            out.add(inner, _trips(computations, i))
+            inner = _walk(computations, called(i, "body"), kernels)
+            out.add(inner, trips(i, computations, body))
         elif i.op == "conditional":
             names = re.search(r"branch_computations=\{([^}]*)\}", i.line)
             listed = (
                 names.group(1).split(",")
                 if names
-                else [_called(i, "true_computation"), _called(i, "false_computation")]
+                else [called(i, "true_computation"), called(i, "false_computation")]
             )
             branches = [_walk(computations, b.strip().lstrip("%"), kernels) for b in listed]
             out.add(max(branches, key=lambda b: b.total))
         elif i.op == "call":
-            out.add(_walk(computations, _called(i, "to_apply"), kernels))
+            out.add(_walk(computations, called(i, "to_apply"), kernels))
         elif i.op not in _FREE and not i.op.endswith("-done"):
             kernel = next((k for k in kernels if i.name.startswith(k)), None)
             if kernel is not None:
@@ -87,7 +74,7 @@ def _walk(computations: dict, name: str, kernels: dict[str, float]) -> Moved:
     return out
 
 
-def _of(i: Instruction, body: dict, computations: dict) -> tuple[float, float]:
+def _of(i: Instruction, body: dict, computations: Computations) -> tuple[float, float]:
     """Bytes of one instruction, and those on the chip."""
     operands = [_bytes(body[o].shape) if o in body else (0.0, 0.0) for o in i.operands]
     result = _bytes(i.shape)
@@ -96,7 +83,7 @@ def _of(i: Instruction, body: dict, computations: dict) -> tuple[float, float]:
     elif i.op == "dynamic-update-slice":
         operands[0], result = (0.0, 0.0), operands[1]
     elif i.op == "fusion":
-        inside = _called(i, "calls")
+        inside = called(i, "calls")
         for number, (whole, on_chip) in enumerate(operands):
             taken = min(_taken(computations, inside, number), whole)
             operands[number] = (taken, taken if on_chip else 0.0)
@@ -108,7 +95,7 @@ def _of(i: Instruction, body: dict, computations: dict) -> tuple[float, float]:
     return sum(p[0] for p in parts), sum(p[1] for p in parts)
 
 
-def _taken(computations: dict, name: str, number: int) -> float:
+def _taken(computations: Computations, name: str, number: int) -> float:
     """Bytes that a fusion reads of its operand of that number."""
     inside = computations[name]
     parameter = next(i for i in inside if i.op == "parameter" and f"parameter({number})" in i.line)
@@ -124,7 +111,7 @@ def _taken(computations: dict, name: str, number: int) -> float:
                 elif i.op in _SLICES and place == 0:
                     taken += _bytes(i.shape)[0]
                 elif i.op == "fusion":
-                    taken += _taken(computations, _called(i, "calls"), place)
+                    taken += _taken(computations, called(i, "calls"), place)
                 elif i.op != "dynamic-update-slice" or place > 0:
                     taken += _bytes(source.shape)[0]
         return taken
@@ -132,7 +119,7 @@ def _taken(computations: dict, name: str, number: int) -> float:
     return uses(parameter)
 
 
-def _given(computations: dict, name: str) -> float:
+def _given(computations: Computations, name: str) -> float:
     """Bytes that a fusion writes: of an operand updated in place, the update."""
     inside = {i.name: i for i in computations[name]}
 
@@ -142,7 +129,7 @@ def _given(computations: dict, name: str) -> float:
         if i.op == "dynamic-update-slice":
             return _bytes(inside[i.operands[1]].shape)[0]
         if i.op == "fusion":
-            return _given(computations, _called(i, "calls"))
+            return _given(computations, called(i, "calls"))
         return _bytes(i.shape)[0]
 
     return written(next(i for i in inside.values() if i.root))
@@ -150,72 +137,5 @@ def _given(computations: dict, name: str) -> float:
 
 def _bytes(shape: str) -> tuple[float, float]:
     """Bytes of a shape, tuples summed, and those with an on-chip layout."""
-    total = on_chip = 0.0
-    for match in _SHAPE.finditer(shape):
-        if match.group(1) in _SIZES:
-            size = _SIZES[match.group(1)] * math.prod(
-                int(d) for d in match.group(2).split(",") if d
-            )
-            total += size
-            on_chip += size if "S(1)" in match.group(0) else 0
-    return total, on_chip
-
-
-def _called(i: Instruction, key: str) -> str:
-    match = re.search(rf"\b{key}=%?([\w.\-]+)", i.line)
-    assert match, f"{i.name} names no {key}"
-    return match.group(1)
-
-
-def _trips(computations: dict, i: Instruction) -> int:
-    match = re.search(r'known_trip_count"?:\s*\{"n":\s*"?(\d+)', i.line)
-    if match:
-        return int(match.group(1))
-    constants = [
-        int(c)
-        for line in computations[_called(i, "condition")]
-        for c in re.findall(r"constant\((\d+)\)", line.line)
-    ]
-    if not constants:
-        raise ValueError(f"no trip count of {i.name}")
-    return max(constants)
-
-
-def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    computations: dict[str, list[Instruction]] = {}
-    current, entry = None, ""
-    for line in text.splitlines():
-        header = (
-            re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line) if line[:1] in ("%", "E") else None
-        )
-        if header:
-            current = header.group(2)
-            computations[current] = []
-            entry = current if header.group(1) else entry
-        elif current is not None and (found := re.match(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$", line)):
-            shape, op, rest = _split(found.group(3))
-            arguments = rest[: _closing(rest)]
-            operands = re.findall(r"%([\w.\-]+)", arguments)
-            computations[current].append(
-                Instruction(found.group(2), shape, op, operands, line, bool(found.group(1)))
-            )
-    return computations, entry
-
-
-def _split(text: str) -> tuple[str, str, str]:
-    """Shape, operation, and what follows the operation's name."""
-    end = _closing(text) if text.startswith("(") else text.index(" ")
-    rest = text[end:].strip()
-    match = re.match(r"([\w\-]+)\(", rest)
-    return text[:end], match.group(1) if match else "", rest[match.end() - 1 :] if match else ""
-
-
-def _closing(text: str) -> int:
-    """The place behind the bracket that closes the first one."""
-    depth = 0
-    for at, char in enumerate(text):
-        depth += char == "("
-        depth -= char == ")"
-        if depth == 0 and char == ")":
-            return at + 1
-    return len(text)
+    sizes = parts(shape)
+    return sum(s for s, _ in sizes), sum(s for s, layout in sizes if "S(1)" in layout)

@@ -15,7 +15,7 @@ def test_computations_by_name_and_the_one_it_begins_with():
 
 ENTRY %main (x: f32[2]) -> (f32[2], s32[]) {
   %x = f32[2]{0} parameter(0)
-  ROOT %both = (f32[2]{0:T(128)}, s32[]) tuple(%x, %n), sharding={replicated}
+  ROOT %both = (f32[2]{0:T(128)}, s32[]) tuple(f32[2]{0:T(128)} %x, s32[] %n), sharding={replicated}
 }
 """
     computations, entry = parse(text)
@@ -23,7 +23,7 @@ ENTRY %main (x: f32[2]) -> (f32[2], s32[]) {
     assert [(i.name, i.op) for i in computations["inner"]] == [("twice", "add")]
     both = computations["main"][1]
     assert (both.op, both.shape) == ("tuple", "(f32[2]{0:T(128)}, s32[])")
-    assert both.rest == "tuple(%x, %n), sharding={replicated}"
+    assert (both.operands, both.root) == (["x", "n"], True)
 
 
 def test_bytes_of_a_shape_are_those_of_all_its_parts():
