@@ -1,13 +1,27 @@
 """The table of models and slices that are known to fit: what its rows mean, and how they are shown."""
 
 import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tpu.compiled import ROWS, recipe_of, table
+from configs.load import load_recipe
+from configs.recipe import TrainRecipe
+from tpu.compiled import FILE, ROWS, recipe_of, table
 from tpu.mesh import make_mesh
+from tpu.programs import model_of
 from tpu.topology import described
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PLANNED = sorted(
+    str(path.relative_to(CONFIGS.parent))
+    for path in CONFIGS.rglob("*.yaml")
+    if "compiler's peak" in path.read_text()
+)
 
 FIGURES = {
     "model": "llama31_8b",
@@ -51,3 +65,42 @@ def test_the_table_names_slices_and_axes():
     )
     without = {key: value for key, value in FIGURES.items() if key != "mesh"} | {"slices": 1}
     assert "| v5p:2x2x4 |" in table({"one": without})
+
+
+def step_of(recipe: TrainRecipe) -> tuple[Any, ...]:
+    """What a step's memory and time depend on."""
+    model = model_of(recipe)
+    train = recipe.train.model_dump(exclude={"num_steps"})
+    sizes = (model.num_layers, model.embed_dim, model.num_heads, model.num_kv_heads, model.head_dim)
+    return (*sizes, model.mlp_dim, model.padded_vocab_size, train, recipe.mesh.model_dump())
+
+
+def test_recipes_that_fit_a_slice_say_so():
+    assert len(PLANNED) >= 20
+
+
+@pytest.mark.parametrize("path", PLANNED)
+def test_a_recipe_opens_with_the_figures_of_its_row(path, root, monkeypatch):
+    """The slice, the peak and the time of a step, as in compiled.json for a recipe with the same step."""
+    monkeypatch.chdir(root)
+    opening = " ".join(
+        line.lstrip("# ") for line in Path(path).read_text().splitlines() if line.startswith("#")
+    )
+    recipe = load_recipe(TrainRecipe, path)
+    rows = yaml.safe_load(ROWS.read_text())["rows"]
+    (name,) = [
+        name
+        for name, row in rows.items()
+        if "recipe" in row
+        and f"{row['topology']}, " in opening
+        and step_of(recipe_of(row)) == step_of(recipe)
+    ]
+    found = json.loads(FILE.read_text())[name]
+    peak = re.search(r"The compiler's peak there: ([\d.]+) GiB of 16 a chip", opening)
+    step = re.search(r"the planner estimates ([\d.]+) s a step, ([\d.]+) (hours|days)", opening)
+    assert peak is not None, opening
+    assert step is not None, opening
+    assert peak[1] == f"{found['peak_bytes'] / 2**30:.1f}"
+    assert step[1] == f"{found['step_seconds']:.2f}"
+    hours = found["step_seconds"] * recipe.train.num_steps / 3600
+    assert step[2] == f"{hours / (24 if step[3] == 'days' else 1):.1f}"
