@@ -294,6 +294,9 @@ def test_settings_without_a_chance_are_not_compiled(own_table):
     assert [one.remat for one in found] == ["attention"]
     found = settle(train(), "TPU v5 lite", need=lambda one: size[one.remat], capacity=1)
     assert [one.remat for one in found] == ["attention"], "the leanest is tried all the same"
+    size = {"residual": 1.9, "attention": 1}
+    found = settle(train(), "TPU v5 lite", need=lambda one: size[one.remat], capacity=2)
+    assert [one.remat for one in found] == ["attention"], "not to the brim"
 
 
 def test_the_projects_table_fills_every_generation():
