@@ -2,6 +2,7 @@
 #   make train                                       the quickstart: sample text to a checked Hugging Face folder
 #   make train RECIPE=configs/mine.yaml ARGS="seed=1"
 #   make test                                        the fast tests; `make test-slow` the slow ones, `make lint`
+#   make plan RECIPE=configs/mine.yaml TOPOLOGY=v5e:8x8   does it fit that TPU slice, by the TPU's compiler; no TPU needed
 # Everything lives in .venv; what is already there is left as it is.
 
 SHELL := /bin/bash
@@ -31,15 +32,20 @@ MACHINE ?= $(shell \
 
 # A stamp per set of dependencies, named after what they depend on.
 HASH := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+PLAN_STAMP := $(VENV)/.installed-plan-$(HASH)
 TRAIN_STAMP := $(VENV)/.installed-$(MACHINE)-$(HASH)
 TEST_STAMP := $(VENV)/.installed-test-$(HASH)
 
-.PHONY: help train test test-slow lint schema plans clean
+.PHONY: help train plan test test-slow lint schema plans clean
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 train: $(TRAIN_STAMP)
 	@$(RUN) train.py $(RECIPE) $(ARGS)
+
+TOPOLOGY ?= v5e:4x4
+plan: $(PLAN_STAMP)
+	@$(RUN) -m tpu.plan $(RECIPE) --topology $(TOPOLOGY) $(ARGS)
 
 # A file's tests stay with one process, so that what they share is made once.
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
@@ -80,6 +86,7 @@ $(VENV)/.made:
 $(VENV)/.installed-cpu-$(HASH): EXTRA :=
 $(VENV)/.installed-gpu-$(HASH): EXTRA := [gpu]
 $(VENV)/.installed-tpu-$(HASH): EXTRA := [tpu]
+$(PLAN_STAMP): EXTRA := [plan]
 $(TEST_STAMP): EXTRA := [test]
 $(VENV)/.installed-%-$(HASH): | $(VENV)/.made
 	@echo "installing lectern$(EXTRA) into $(VENV) (a few minutes, once)"
