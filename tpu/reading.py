@@ -7,8 +7,9 @@ branch all sides count. What is read:
 - the compiler's own estimate of cycles, of every instruction that is not inside a fusion. Pallas
   kernels and collectives carry none
 - collectives with the size and members of their first group. An asynchronous one is a `-start`
-  operation, an `async-start` of a computation, or a chain (start, steps inside of fusions, done) that
-  counts once. Between slices it is a `send` to the host, which names what becomes of it
+  operation, an `async-start` or (on a SparseCore) a `call-start` of a computation, or a chain (start,
+  steps inside of fusions, done) that counts once. Between slices it is a `send` to the host, which
+  names what becomes of it
 - kernel calls by name
 - bytes that go to or come from the host's memory
 """
@@ -177,7 +178,7 @@ class _Reader:
                     body,
                     times,
                     fused=fused or i.op == "fusion",
-                    asynchronous=asynchronous or i.op == "async-start",
+                    asynchronous=asynchronous or i.op in ("async-start", "call-start"),
                 )
 
     def _collective(
@@ -240,7 +241,7 @@ def _estimate(i: Instruction) -> int:
 def _calls(i: Instruction) -> list[str]:
     """Computations that an instruction runs in its own place."""
     names = re.findall(r"(?:calls|true_computation|false_computation)=%?([\w.\-]+)", i.line)
-    if i.op == "call":
+    if i.op in ("call", "call-start"):
         names += re.findall(r"to_apply=%?([\w.\-]+)", i.line)
     listed = re.search(r"(?:branch_computations|called_computations|calls)=\{([^}]*)\}", i.line)
     if listed:

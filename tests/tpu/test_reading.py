@@ -100,6 +100,23 @@ def test_all_reduces_go_round_twice_and_permutes_send_all(reading):
     assert reading.ring_bytes == whole
 
 
+def test_what_a_sparse_core_sums_beside_the_computing_is_asynchronous():
+    summing = (
+        "%called (whole: bf16[64,128]) -> bf16[16,128] {\n"
+        "  %whole = bf16[64,128]{1,0} parameter(0)\n"
+        "  ROOT %reduce-scatter.5 = bf16[16,128]{1,0} reduce-scatter(%whole), channel_id=9, "
+        "replica_groups={{0,2},{1,3}}, dimensions={0}, to_apply=%add.1\n}\n\n%body (state"
+    )
+    start = (
+        "  %summed = ((bf16[64,128]{1,0}, token[]), bf16[16,128]{1,0}) call-start(%wide), "
+        'async_execution_thread="sparsecore", to_apply=%called\n  %fusion.2 = '
+    )
+    text = TEXT.replace("%body (state", summing, 1).replace("  %fusion.2 = ", start, 1)
+    (scatter,) = [c for c in read(text).collectives if c.group == (0, 2) and c.count == 4]
+    assert (scatter.kind, scatter.asynchronous) == ("reduce-scatter", True)
+    assert scatter.ring_bytes == 64 * 128 * 2 / 2
+
+
 def test_what_goes_to_another_slice_is_sent_by_the_host():
     """A share of 64 x 4 x 128 summed over two slices of 16; the receiving half is not counted again."""
     send = (
