@@ -6,8 +6,6 @@ The compiler has the last word. The sum was fitted to its figures (docs/plan.md)
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import REMAT_SETS
-
 
 def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     """Bytes on a device at the step's peak.
@@ -17,6 +15,8 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
         train: `training.config.TrainConfig`, settled.
         sizes: ways of slices, data, fsdp, tensor, sequence (`tpu.mesh.axis_sizes`).
     """
+    from model.config import REMAT_SETS
+
     D, F, L, V = model.embed_dim, model.mlp_dim, model.num_layers, model.padded_vocab_size
     N, K, H = model.num_heads, model.num_kv_heads, model.head_dim
     ways, tensor = sizes["fsdp"] * sizes["tensor"], sizes["tensor"]
