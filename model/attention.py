@@ -145,7 +145,7 @@ def _splash(
         block_kv_dkv_compute=min(block_kv, block_q),
         use_fused_bwd_kernel=True,
     )
-    mask = sa.MultiHeadMask([sa.CausalMask((T, T))] * (N // K))
+    mask = sa.MultiHeadMask([_causal(T)] * (N // K))
     kernel: Any = sa.make_splash_mqa(
         mask,
         block_sizes=sizes,
@@ -159,6 +159,18 @@ def _splash(
     over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
     out = jax.vmap(over_heads)(q, k, v, sa.SegmentIds(segment_ids, segment_ids))
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+@functools.cache
+def _causal(tokens: int) -> Any:
+    """The causal mask of rows of that length: always the same object.
+
+    The kernel's library keeps what it made of equal masks. With a new one at every call a program's constants, and so
+    its digest, would depend on what the process has traced before.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as sa
+
+    return sa.CausalMask((tokens, tokens))
 
 
 def _why_not_cudnn(compute_dtype: jnp.dtype) -> str | None:

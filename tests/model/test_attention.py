@@ -1,6 +1,7 @@
 """Every attention implementation that runs here, against ten lines of numpy."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -123,3 +124,17 @@ def test_select_says_which():
     assert select("auto", "cpu", jnp.dtype("float32"))[0] == "blockwise"
     assert select("auto", "tpu", jnp.dtype("bfloat16"))[0] == "splash"
     assert select("auto", "gpu", jnp.dtype("float32"))[0] == "xla"
+
+
+def test_splashs_constants_do_not_depend_on_what_was_traced_before():
+    """A kernel with the same forward blocks first, so that the library already knows an equal mask."""
+    T = 2048
+    q = jax.ShapeDtypeStruct((1, T, 2, 64), jnp.float32)
+    segment_ids = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    for blocks in ((512, 1024), (512, 512)):
+
+        def loss(q, segment_ids, blocks=blocks):
+            return splash(q, q, q, segment_ids, blocks=blocks, interpret=True).sum()
+
+        text = jax.jit(jax.grad(loss)).lower(q, segment_ids).as_text()
+        assert len(re.findall(rf'dense<"0x[0-9A-F]+"> : tensor<{T}xi32>', text)) == 1
