@@ -23,6 +23,8 @@ os.environ.setdefault(
 )
 # What a test compiles is compiled there and then, and nothing is left in the user's folders.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Several test processes use the TPU compiler at once; it thinks that each wants the chip.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # transformers reads SentencePiece models through a module made for protobuf 7; Apache Beam has 6.

@@ -65,7 +65,6 @@ def compiled(recipe_file, tmp_path_factory):
     cache = tmp_path_factory.mktemp("plans")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPU_SKIP_MDS_QUERY", "1")
-        patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
         patch.setattr(jax.stages.Compiled, "memory_analysis", listen)
         found = plan(load_recipe(TrainRecipe, recipe_file), "v5e:2x2", cache=cache)
     return found, said, cache
