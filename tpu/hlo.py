@@ -67,8 +67,12 @@ def called(i: Instruction, key: str) -> str:
     return found[1]
 
 
-def trips(loop: Instruction, computations: Computations, around: Mapping[str, Instruction]) -> int:
+def trips(
+    loop: Instruction, computations: Computations, around: Mapping[str, Instruction]
+) -> int | None:
     """How often a loop runs: its bound less where its counter begins, which a peeled loop moves.
+
+    None where the text does not tell.
 
     Args:
         loop: the `while`.
@@ -80,10 +84,12 @@ def trips(loop: Instruction, computations: Computations, around: Mapping[str, In
         return int(known[1])
     condition = computations.get(called(loop, "condition"), [])
     bounds = [int(c) for x in condition for c in re.findall(r"constant\((\d+)\)", x.line)]
+    if not bounds:
+        return None
     counters = [x for x in condition if x.op == "get-tuple-element"]
     state = around.get(loop.operands[0])
-    if not (bounds and counters and state and state.op == "tuple"):
-        return max(bounds, default=1)
+    if not (counters and state and state.op == "tuple"):
+        return max(bounds)
     place = re.search(r"index=(\d+)", counters[0].line)
     begin = around.get(state.operands[int(place[1])]) if place else None
     while begin and begin.op in ("copy", "bitcast", "convert"):

@@ -157,7 +157,8 @@ class _Reader:
         named = {i.name: i for i in instructions}
         for i in instructions:
             if i.op == "while":
-                inner = Body(body.trips * times * trips(i, self._computations, named))
+                known = trips(i, self._computations, named)
+                inner = Body(body.trips * times * (1 if known is None else known))
                 self.bodies.append(inner)
                 self.walk(called(i, "body"), inner, 1.0, fused=fused)
                 continue

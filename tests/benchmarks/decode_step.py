@@ -52,7 +52,7 @@ def main() -> None:
         f"temporaries {memory.temp_size_in_bytes / 2**30:.2f} GiB, "
         f"aliased {memory.alias_size_in_bytes / 2**30:.2f} GiB"
     )
-    report = moved(compiled.as_text(), dict(program.kernel_bytes))
+    report = moved(compiled.as_text(), program.kernel_bytes)
     print(
         f"moved {report.total / 2**30:.2f} GiB a step = {report.total / (weights + cached):.3f} x "
         f"(weights + cache), on-chip {report.on_chip / 2**30:.2f} GiB of it"

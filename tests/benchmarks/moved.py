@@ -49,7 +49,10 @@ def _walk(computations: Computations, name: str, kernels: Mapping[str, float]) -
     for i in body.values():
         if i.op == "while":
             inner = _walk(computations, called(i, "body"), kernels)
-            out.add(inner, trips(i, computations, body))
+            times = trips(i, computations, body)
+            if times is None:
+                raise ValueError(f"no trip count of {i.name}")
+            out.add(inner, times)
         elif i.op == "conditional":
             names = re.search(r"branch_computations=\{([^}]*)\}", i.line)
             listed = (
