@@ -63,8 +63,9 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
     from data.stream import open_streams
     from evaluation.inrun import InRun
     from model.attention import select
-    from model.export import check_out
+    from model.huggingface.folder import check_out
     from model.llama import num_params
+    from model.lora import note
     from tpu.flags import compiler_options
     from tpu.mesh import BATCH, check_rows, make_mesh
     from tpu.runtime import (
@@ -174,7 +175,7 @@ def train(recipe: TrainRecipe, stack: contextlib.ExitStack, *, started: float | 
     flops = model_flops(config, num_rows, run.seq_len)
     peak = peak_flops(mesh.devices.flat[0])
     tracker.say(
-        f"{num_params(config):,} parameters, {begin.origin}\n"
+        f"{num_params(config):,} parameters{note(config)}, {begin.origin}\n"
         f"{hosts.line(mesh, num_rows, run.seq_len)}; attention {kernel}"
     )
     for line in changed:

@@ -95,6 +95,7 @@ def _model(recipe: TrainRecipe, tokenizer: "Tokenizer | None", num_devices: int 
     config = find_model(recipe, tokenizer)
 
     from model.llama import num_params
+    from model.lora import note
     from training.optimizer import make_optimizer
     from training.state import layout, state_bytes
     from training.step import model_flops
@@ -107,17 +108,20 @@ def _model(recipe: TrainRecipe, tokenizer: "Tokenizer | None", num_devices: int 
         f"{name} {getattr(config, name):,}"
         for name in ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
     )
+    held = "float32 weights and two moments"
+    if config.lora is not None:
+        held = f"{config.lora.base_dtype} weights, and {held} of the adapters"
     # The table's own padding rows are memory, not parameters.
     tables = 1 if config.tied_head else 2
     padding = (config.padded_vocab_size - config.vocab_size) * config.embed_dim * tables
     return "\n".join(
         [
             f"model      {shape}, vocabulary {config.vocab_size:,}",
-            f"parameters {num_params(config):,}"
+            f"parameters {num_params(config):,}{note(config)}"
             + (f" (and {padding:,} of vocabulary padding)" if padding else ""),
             f"FLOPs      {step_flops:.4g} a step, {step_flops * recipe.train.num_steps:.4g} the run "
             "(forward and backward, causal attention halved, recomputation not counted)",
-            f"state      {_bytes(state)} per device: float32 weights and two moments over "
+            f"state      {_bytes(state)} per device: {held} over "
             f"{devices} device{'s' if devices > 1 else ''}",
         ]
     )

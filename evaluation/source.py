@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
@@ -18,6 +19,7 @@ from model.export import chat_of
 from model.huggingface.config import read_config
 from model.huggingface.load import fetch, load_params
 from model.llama import Params
+from model.lora import merge, without
 from training.checkpoint import Checkpointer
 from training.config import CheckpointConfig
 from training.state import Layout, is_run, layout
@@ -115,12 +117,17 @@ def _open_run(run_dir: str, mesh: Mesh, step: int | None) -> Model:
         # The shape is the same at every step, so any readable one tells it.
         meta = (newest_meta(run_dir) if step is None else None) or read_meta(run_dir, steps[0])
         config = LlamaConfig.model_validate(meta["model"])
-        plan = layout(config, optax.identity(), mesh)
+        saved = layout(config, optax.identity(), mesh)
         if step is None:
-            found = checkpointer.restore_newest(plan.abstract.params, None)
+            found = checkpointer.restore_newest(saved.abstract.params, None)
         else:
-            found = checkpointer.restore(step, plan.abstract.params, None)
+            found = checkpointer.restore(step, saved.abstract.params, None)
     assert found is not None, "there are good steps"
+    plan, params = saved, found.params
+    if config.lora is not None:
+        plan = layout(without(config), optax.identity(), mesh)
+        add = jax.jit(lambda p: merge(p, config), out_shardings=plan.shardings.params)
+        config, params = plan.config, add(params)
     add_bos = found.meta["tokenizer"]["add_bos"]
     chat, _ = chat_of(found.meta, tokenizer, add_bos)
     for bad, reason in found.rejected.items():
@@ -130,7 +137,7 @@ def _open_run(run_dir: str, mesh: Mesh, step: int | None) -> Model:
         found.step,
         config,
         plan,
-        found.params,
+        params,
         tokenizer,
         add_bos,
         ends_of_reply(chat, tokenizer),

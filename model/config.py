@@ -12,6 +12,7 @@ __all__ = [
     "REMAT_SETS",
     "GenerationConfig",
     "LlamaConfig",
+    "LoraConfig",
     "ModelConfig",
     "RematSet",
     "RopeScaling",
@@ -42,6 +43,30 @@ class RopeScaling(Config):
     original_seq_len: int = 8192
 
 
+class LoraConfig(Config):
+    """Low-rank adapters beside frozen weights (model/lora.py)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(
+        default=32.0, gt=0, description="an adapter's product counts alpha / rank times"
+    )
+    targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = Field(
+        default=("q", "k", "v", "o", "gate", "up", "down"),
+        min_length=1,
+        description="the matrices of every layer that get one",
+    )
+    base_dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16", description="what the frozen matrices are held in"
+    )
+
+    @model_validator(mode="after")
+    def _once_each(self) -> "LoraConfig":
+        twice = sorted({name for name in self.targets if self.targets.count(name) > 1})
+        if twice:
+            raise ValueError(f"targets: {', '.join(twice)} stands twice; name each once")
+        return self
+
+
 class LlamaConfig(Config):
     """Shape letters: V vocab_size, D embed_dim, F mlp_dim, L num_layers, N num_heads.
 
@@ -69,6 +94,9 @@ class LlamaConfig(Config):
     attention_bias: bool = Field(default=False, description="biases on q, k, v and o")
     mlp_bias: bool = Field(default=False, description="biases on gate, up and down")
     init_std: float = Field(default=0.02, gt=0)
+    lora: LoraConfig | None = Field(
+        default=None, description="adapters that are trained in place of the weights"
+    )
 
     @property
     def padded_vocab_size(self) -> int:
@@ -119,6 +147,10 @@ class ModelConfig(Config):
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     init_std: float | None = Field(default=None, gt=0)
+    lora: LoraConfig | None = Field(
+        default=None,
+        description="train low-rank adapters and leave the weights as they are, e.g. {rank: 16}",
+    )
 
 
 class GenerationConfig(Config):
@@ -187,6 +219,11 @@ def resolve(
                 f"model.init_from: {source} has another shape than the recipe asks for: "
                 f"{'; '.join(wrong)}. Leave these fields (or model.preset) out."
             )
+        if base.lora is not None and config.lora not in (None, base.lora):
+            raise ValueError(
+                f"model.lora: {config.lora}, the run that the weights come from has {base.lora}. Leave "
+                "it out to go on with those adapters, or export that run and begin with its folder."
+            )
         fields |= overrides
     elif config.preset is not None:
         fields = preset_fields(config.preset) | overrides
@@ -249,4 +286,5 @@ _FREE_OF_WEIGHTS = {
     "rope_scaling",
     "norm_eps",
     "init_std",
+    "lora",
 }

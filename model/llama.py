@@ -23,6 +23,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from model import attention as attention_lib
+from model import lora
 from model.attention import Attend
 from model.config import REMAT_SETS, LlamaConfig, RematSet
 from model.rope import inverse_frequencies, positions_of, rotate, rotations
@@ -91,6 +92,7 @@ class Attention(nnx.Module):
             self.k_bias = nnx.Param(jnp.zeros((K, H)), names=("kv_heads", "head_dim"))
             self.v_bias = nnx.Param(jnp.zeros((K, H)), names=("kv_heads", "head_dim"))
             self.o_bias = nnx.Param(jnp.zeros((D,)), names=("norm",))
+        lora.attach(self, config, rngs)
 
     def __call__(
         self,
@@ -100,14 +102,18 @@ class Attention(nnx.Module):
         attend: Attend,
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        q = jnp.einsum("BTD,DNH->BTNH", x, self.q[...])
-        k = jnp.einsum("BTD,DKH->BTKH", x, self.k[...])
-        v = jnp.einsum("BTD,DKH->BTKH", x, self.v[...])
+        q, k, v = lora.add(
+            self,
+            x,
+            q=jnp.einsum("BTD,DNH->BTNH", x, self.q[...]),
+            k=jnp.einsum("BTD,DKH->BTKH", x, self.k[...]),
+            v=jnp.einsum("BTD,DKH->BTKH", x, self.v[...]),
+        )
         if self.has_bias:
             q, k, v = q + self.q_bias[...], k + self.k_bias[...], v + self.v_bias[...]
         q, k = checkpoint_name(rotate(q, rotation), "q"), checkpoint_name(rotate(k, rotation), "k")
         out = attend(q, k, checkpoint_name(v, "v"), segment_ids)
-        out = jnp.einsum("BTNH,NHD->BTD", out, self.o[...])
+        (out,) = lora.add(self, out, o=jnp.einsum("BTNH,NHD->BTD", out, self.o[...]))
         return out + self.o_bias[...] if self.has_bias else out
 
 
@@ -125,15 +131,24 @@ class Mlp(nnx.Module):
             self.gate_bias = nnx.Param(jnp.zeros((F,)), names=("mlp",))
             self.up_bias = nnx.Param(jnp.zeros((F,)), names=("mlp",))
             self.down_bias = nnx.Param(jnp.zeros((D,)), names=("norm",))
+        lora.attach(self, config, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        gate = jnp.einsum("BTD,DF->BTF", x, self.gate[...])
-        up = jnp.einsum("BTD,DF->BTF", x, self.up[...])
+        gate, up = lora.add(
+            self,
+            x,
+            gate=jnp.einsum("BTD,DF->BTF", x, self.gate[...]),
+            up=jnp.einsum("BTD,DF->BTF", x, self.up[...]),
+        )
         if self.has_bias:
             gate, up = gate + self.gate_bias[...], up + self.up_bias[...]
         gate, up = checkpoint_name(gate, "gate"), checkpoint_name(up, "up")
-        out = swiglu_down(gate, up, self.down[...])
+        adapter = lora.beside(self, "down")
+        narrow = () if adapter is None else (adapter.a[...],)
+        out, *low = swiglu_down(gate, up, (self.down[...], *narrow))
+        if adapter is not None:
+            out = out + adapter.widen(*low)
         return out + self.down_bias[...] if self.has_bias else out
 
 
@@ -189,13 +204,16 @@ class Llama(nnx.Module):
 
 
 def init_params(config: LlamaConfig, key: jax.Array) -> Params:
-    """Random float32 weights; the rows of a padded vocabulary are zero. Jit it with out_shardings."""
+    """Random float32 weights; the rows of a padded vocabulary are zero. Jit it with out_shardings.
+
+    Where adapters are trained, the other matrices are in the dtype that they are held in.
+    """
     params = nnx.to_pure_dict(nnx.state(Llama(config, nnx.Rngs(params=key))))
     real = jnp.arange(config.padded_vocab_size) < config.vocab_size
     params["embed"]["table"] *= real[:, None]
     if not config.tied_head:
         params["head"]["kernel"] *= real[None, :]
-    return params
+    return params if config.lora is None else lora.freeze(params, config.lora)
 
 
 def abstract_params(config: LlamaConfig) -> Params:
@@ -217,8 +235,8 @@ def param_names(config: LlamaConfig) -> Params:
 
 
 def num_params(config: LlamaConfig) -> int:
-    """Parameters of the network as published: without the vocabulary's padding."""
-    unpadded = config.model_copy(update={"vocab_multiple": 1})
+    """Parameters of the network as published: without the vocabulary's padding, without adapters."""
+    unpadded = lora.without(config).model_copy(update={"vocab_multiple": 1})
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(unpadded)))
 
 

@@ -31,6 +31,7 @@ RULES: dict[str, Any] = {
     "layers": None,
     "norm": None,
     "head_dim": None,
+    "rank": FSDP,  # of an adapter's half without an embed dim, while it is large: `_split_rank`
     "embed": FSDP,
     "vocab": "tensor",
     "heads": "tensor",
@@ -87,7 +88,10 @@ def param_specs(names: dict[str, Any], shapes: dict[str, Any], mesh: Mesh) -> di
 
     def spec(path: tuple[Any, ...], shape: Any, dims: tuple[str, ...]) -> P:
         key = "/".join(p.key for p in path)
+        kept = [d for d in dims if d != "rank" or _split_rank(dims, shape.shape, mesh)]
         for dim, size in zip(dims, shape.shape, strict=True):
+            if dim not in kept:
+                continue
             if dim not in RULES:
                 raise ValueError(f"parameter {key}: no sharding rule for its dim {dim!r}")
             ways = _ways(mesh, RULES[dim])
@@ -101,7 +105,7 @@ def param_specs(names: dict[str, Any], shapes: dict[str, Any], mesh: Mesh) -> di
                         else f"; take a divisor of {size}"
                     )
                 )
-        return P(*(RULES[dim] for dim in dims))
+        return P(*(RULES[dim] if dim in kept else None for dim in dims))
 
     return jax.tree_util.tree_map_with_path(spec, shapes, names)
 
@@ -126,6 +130,12 @@ def describe(mesh: Mesh) -> str:
     sizes = {"fsdp": _ways(mesh, FSDP)} | {a: mesh.shape[a] for a in AXES if a not in FSDP}
     named = [f"{name} {size}" for name, size in sizes.items() if size > 1]
     return " x ".join(named) or "one device"
+
+
+def _split_rank(dims: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> bool:
+    """Whether each device's share of a rank is worth a gather: eight rows or more, and nothing else is split."""
+    size = shape[dims.index("rank")]
+    return "embed" not in dims and size % (8 * _ways(mesh, FSDP)) == 0
 
 
 def _not_one(sizes: dict[str, int]) -> str:

@@ -14,11 +14,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from model.config import LlamaConfig
 from model.llama import Params, abstract_params, init_params, param_names
+from model.lora import freeze, join, split, without
 from tpu.mesh import param_specs
 from training.checkpoint import Checkpointer, Restored
 from training.config import CheckpointConfig, ResumeConfig
 from training.optimizer import state_shardings
 from training.step import State
+from training.steps import newest_meta
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ def layout(config: LlamaConfig, tx: optax.GradientTransformation, mesh: Mesh) ->
     shapes = abstract_params(config)
     specs = param_specs(param_names(config), shapes, mesh)
     params = jax.tree.map(lambda s, spec: NamedSharding(mesh, spec), shapes, specs)
-    shardings = State(params, state_shardings(tx, shapes, params))
+    trained, _ = split(shapes)
+    shardings = State(params, state_shardings(tx, trained, split(params)[0]))
     abstract = jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        State(shapes, jax.eval_shape(tx.init, shapes)),
+        State(shapes, jax.eval_shape(tx.init, trained)),
         shardings,
     )
     return Layout(config, mesh, tx, specs, shardings, abstract)
@@ -91,16 +94,27 @@ def first_state(
         other = _restore_from("resume.from_run", resume.from_run, plan)
         return _restored(plan, other, f"step {other.step} of {resume.from_run}")
     if init_from is not None and is_run(init_from):
-        other = _restore_from("model.init_from", init_from, plan, weights_only=True)
-        return _fresh(plan, other.params, f"weights of {init_from}, step {other.step}", True)
+        adapted = _has_adapters(init_from)
+        wanted = plan if adapted else layout(without(plan.config), plan.tx, plan.mesh)
+        other = _restore_from("model.init_from", init_from, wanted, weights_only=True)
+        params = other.params if adapted else _with_adapters(plan, _held(plan, other.params), seed)
+        return _fresh(plan, params, f"weights of {init_from}, step {other.step}", True)
     if init_from is not None:
         from model.huggingface.load import load_params
 
+        lora, specs = plan.config.lora, split(plan.specs)[1] or plan.specs
         try:
-            params = load_params(init_from, plan.config, plan.specs, plan.mesh, revision=revision)
+            params = load_params(
+                init_from,
+                without(plan.config),
+                specs,
+                plan.mesh,
+                revision=revision,
+                dtype="float32" if lora is None else lora.base_dtype,
+            )
         except ValueError as error:
             raise ValueError(f"model.init_from: {error}") from error
-        return _fresh(plan, params, f"weights of {init_from}", True)
+        return _fresh(plan, _with_adapters(plan, params, seed), f"weights of {init_from}", True)
     init = jax.jit(lambda key: init_params(plan.config, key), out_shardings=plan.shardings.params)
     return _fresh(plan, init(jax.random.key(seed)), f"random weights, seed {seed}", False)
 
@@ -108,6 +122,31 @@ def first_state(
 def is_run(path: str) -> bool:
     """Whether a path is a run directory with checkpoints, not a Hugging Face folder or hub id."""
     return (epath.Path(path) / "checkpoints").is_dir()
+
+
+def _has_adapters(run_dir: str) -> bool:
+    meta = newest_meta(run_dir)
+    return meta is not None and meta["model"].get("lora") is not None
+
+
+def _with_adapters(plan: Layout, weights: Params, seed: int) -> Params:
+    """The network's weights as the run holds them: with adapters that change nothing yet, where it has any."""
+    if plan.config.lora is None:
+        return weights
+    begin = jax.jit(
+        lambda key: split(init_params(plan.config, key))[0],
+        out_shardings=split(plan.shardings.params)[0],
+    )
+    return join(begin(jax.random.key(seed)), weights)
+
+
+def _held(plan: Layout, weights: Params) -> Params:
+    """Float32 weights in the dtype that the run holds them in."""
+    lora = plan.config.lora
+    if lora is None:
+        return weights
+    hold = jax.jit(lambda w: freeze(w, lora), out_shardings=split(plan.shardings.params)[1])
+    return hold(weights)
 
 
 def _restore_from(name: str, run_dir: str, plan: Layout, *, weights_only: bool = False) -> Restored:
@@ -131,4 +170,4 @@ def _restored(plan: Layout, found: Restored, origin: str) -> Start:
 
 def _fresh(plan: Layout, params: Params, origin: str, imported: bool) -> Start:
     init = jax.jit(plan.tx.init, out_shardings=plan.shardings.opt_state)
-    return Start(State(params, init(params)), 0, None, origin, imported)
+    return Start(State(params, init(split(params)[0])), 0, None, origin, imported)

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from model.attention import Attend
 from model.config import LlamaConfig
 from model.llama import Params, cast_matrices, head_matrix, hidden_states
+from model.lora import join, num_trained, split
 from model.rope import positions_of
 from tpu.mesh import BATCH, FSDP, ROWS, manual_part
 from training.config import TrainConfig
@@ -34,7 +35,10 @@ Batch = Mapping[str, Any]  # tokens, segment_ids int32[B, T]; loss_mask bool[B, 
 
 
 class State(NamedTuple):
-    """What a step changes: float32 weights and the optimizer's moments."""
+    """What a step changes: float32 weights and the optimizer's moments.
+
+    Of `params` a step changes what is trained (`model.lora.split`), and the moments are of that alone.
+    """
 
     params: Params
     opt_state: Any
@@ -63,9 +67,10 @@ def make_train_step(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         grads, metrics = value_and_grad(state.params, batch)
         metrics["grad_norm"] = optax.global_norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        return State(params, opt_state), metrics
+        trained, frozen = split(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        trained: Any = optax.apply_updates(trained, updates)
+        return State(join(trained, frozen), opt_state), metrics
 
     return step
 
@@ -79,7 +84,10 @@ def make_value_and_grad(
     *,
     num_streams: int,
 ) -> Callable[[Params, Batch], tuple[Params, Metrics]]:
-    """`(params, batch) -> (gradients, metrics)` of the global batch, sharded like the parameters."""
+    """`(params, batch) -> (gradients, metrics)` of the global batch.
+
+    The gradients are of what is trained (`model.lora.split`), and sharded like it.
+    """
     manual = jax.tree.map(manual_part, specs, is_leaf=_is_spec)
     token_losses = _make_token_losses(config, train, mesh, manual, attend)
 
@@ -87,15 +95,17 @@ def make_value_and_grad(
         supervised = jax.lax.psum(jnp.sum(_target_mask(batch)), ROWS)
         scale = 1.0 / jnp.maximum(supervised, 1).astype(jnp.float32)
 
-        def loss(params: Params, part: Batch) -> tuple[jax.Array, jax.Array]:
+        trained, frozen = split(params)
+
+        def loss(trained: Params, part: Batch) -> tuple[jax.Array, jax.Array]:
             mask = _target_mask(part)
-            total, nll = token_losses(params, part, mask * scale)
+            total, nll = token_losses(join(trained, frozen), part, mask * scale)
             return total, jnp.sum(nll * mask, axis=1)
 
         grad = jax.grad(loss, has_aux=True)
         # Gradients come in the type of what they are of. Summed in bfloat16, they wait in it too.
         lean = train.compute_dtype == train.grad_reduce_dtype == "bfloat16"
-        given = cast_matrices(params, jnp.bfloat16) if lean else params
+        given = cast_matrices(trained, jnp.bfloat16) if lean else trained
         if train.accumulate == 1:
             grads, row_losses = grad(given, batch)
         else:
@@ -106,18 +116,18 @@ def make_value_and_grad(
                 return jax.tree.map(jnp.add, total, grads), row_losses
 
             grads, row_losses = jax.lax.scan(
-                accumulate, jax.tree.map(jnp.zeros_like, params), parts
+                accumulate, jax.tree.map(jnp.zeros_like, trained), parts
             )
             row_losses = row_losses.reshape(-1)
         finish = functools.partial(_finish_sum, mesh=mesh)
-        grads = jax.tree.map(finish, grads, manual)
+        grads = jax.tree.map(finish, grads, split(manual)[0])
         return grads, _metrics(batch, row_losses, supervised, num_streams)
 
     return jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(manual, _batch_specs()),
-        out_specs=(manual, P()),
+        out_specs=(split(manual)[0], P()),
         axis_names=set(_manual_axes(mesh)),
         check_vma=False,
     )
@@ -263,10 +273,15 @@ def _is_spec(x: Any) -> bool:
 
 
 def model_flops(config: LlamaConfig, rows: int, seq_len: int) -> float:
-    """FLOPs of one training step as the field counts them: causal attention halved, remat left out."""
+    """FLOPs of one training step as the field counts them: causal attention halved, remat left out.
+
+    Frozen matrices are passed forwards and backwards and have no gradient of their own.
+    """
     S, D, F, L = seq_len, config.embed_dim, config.mlp_dim, config.num_layers
     N, K, H, V = config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size
     tokens = rows * S
     layer = 6 * tokens * D * F + 2 * tokens * D * (N + 2 * K) * H + 2 * tokens * D * N * H
     attention = 2 * rows * S * S * N * H
-    return 3.0 * (L * (layer + attention) + 2 * tokens * D * V)
+    matrices = L * layer + 2 * tokens * D * V
+    own = 3.0 if config.lora is None else 2.0
+    return own * matrices + 3.0 * L * attention + 6.0 * tokens * num_trained(config)

@@ -38,8 +38,9 @@ def load_params(
     mesh: Mesh | None = None,
     *,
     revision: str | None = None,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
-    """The weights of a Hugging Face model as our parameter tree of float32 masters.
+    """The weights of a Hugging Face model as our parameter tree.
 
     Args:
         source: a folder (local, gs:// or s3://) or a hub id; `.safetensors`, or `.bin` where torch
@@ -50,10 +51,10 @@ def load_params(
             device.
         mesh: of the specs.
         revision: of a hub id.
+        dtype: of the matrices; norm scales are float32.
 
     Returns:
-        Nested dicts of float32 arrays with these shardings. Every process of a run calls this
-        together.
+        Nested dicts of arrays with these shardings. Every process of a run calls this together.
 
     Raises:
         ValueError: no weights there, or tensors missing, unknown, of another shape or of a dtype we
@@ -69,7 +70,8 @@ def load_params(
         for tensor in names.tensors(config):
             by_key.setdefault(tensor.key, []).append(tensor)
         for key, layers in by_key.items():
-            leaves[key] = _fill(store, config, layers, shardings[key], pool)
+            held = "float32" if key.endswith("/scale") else dtype
+            leaves[key] = _fill(store, config, layers, shardings[key], held, pool)
     return names.unflatten(leaves)
 
 
@@ -271,6 +273,7 @@ def _fill(
     config: LlamaConfig,
     layers: list[Tensor],
     sharding: Sharding,
+    dtype: str,
     pool: ThreadPoolExecutor,
 ) -> jax.Array:
     """One of our arrays from the tensors of its layers."""
@@ -286,12 +289,12 @@ def _fill(
     }
 
     def start(tensor: Tensor) -> dict[tuple, Future]:
-        dtype = _DTYPES[store.entries[tensor.name][1]]
+        stored = _DTYPES[store.entries[tensor.name][1]]
 
         def read(box: tuple[tuple[int, int], ...]) -> np.ndarray:
             index = tuple(slice(*b) for b in box)
             part = names.read_slice(lambda theirs: store.read(tensor.name, theirs), tensor, index)
-            return np.ascontiguousarray(part.astype(dtype, copy=False))
+            return np.ascontiguousarray(part.astype(stored, copy=False))
 
         return {box: pool.submit(read, box) for box in boxes}
 
@@ -302,9 +305,10 @@ def _fill(
         return jax.make_array_from_callback(tuple(shape), of_layer, part)
 
     if not stacked:
-        return jax.jit(_master, out_shardings=sharding)(array(start(first)))
+        cast = jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)
+        return cast(array(start(first)))
     whole = (len(layers), *shape)
-    out = jax.jit(lambda: jnp.zeros(whole, jnp.float32), out_shardings=sharding)()
+    out = jax.jit(lambda: jnp.zeros(whole, dtype), out_shardings=sharding)()
     write = jax.jit(_write_layer, donate_argnums=0, out_shardings=sharding)
     ahead = start(layers[0])
     for i in range(len(layers)):
@@ -314,12 +318,8 @@ def _fill(
     return out
 
 
-def _master(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.float32)
-
-
 def _write_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, _master(layer), index, 0)
+    return jax.lax.dynamic_update_index_in_dim(stack, layer.astype(stack.dtype), index, 0)
 
 
 def _box(index: Any, shape: list[int]) -> tuple[tuple[int, int], ...]:

@@ -18,7 +18,11 @@ from configs.recipe import PrepareRecipe, TrainRecipe
 TRAIN: dict[str, Any] = {
     "run_dir": "runs/x",
     "tokenizer": "tok",
-    "model": {"preset": "tiny", "rope_scaling": {"kind": "linear", "factor": 2.0}},
+    "model": {
+        "preset": "tiny",
+        "rope_scaling": {"kind": "linear", "factor": 2.0},
+        "lora": {"rank": 4},
+    },
     "streams": {"reading": {"path": "a"}, "general": {"path": "b", "weight": 2}},
     "mixture": {"schedule": "constant"},
     "train": {"num_steps": 100, "seq_len": 128, "global_batch_rows": 8, "stop_on_spike": {}},

@@ -104,6 +104,14 @@ def lines(tmp_path):
     return list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
 
 
+@pytest.mark.slow
+def test_a_run_with_adapters_asks_its_tasks_with_them(recipe, tmp_path):
+    code = train.main([str(recipe), "train.num_steps=2", "model.lora={rank: 2}"])
+    assert code == 0
+    asked = [x["step"] for x in lines(tmp_path) if "eval/even/accuracy" in x]
+    assert asked == [0, 2]
+
+
 def test_a_run_asks_its_tasks_on_its_own_mesh(recipe, tmp_path, task_file, capsys):
     assert train.main([str(recipe), "train.num_steps=2", "optimizer.schedule=constant"]) == 0
     scores = {

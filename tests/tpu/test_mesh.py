@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from model.config import LlamaConfig
+from model.config import LlamaConfig, LoraConfig
 from model.llama import abstract_params, param_names
 from tpu.config import MeshConfig
 from tpu.mesh import FSDP, axis_sizes, describe, make_mesh, param_specs
@@ -43,6 +43,14 @@ def test_a_head_count_that_the_mesh_cannot_divide_is_named():
     odd = CONFIG.model_copy(update={"vocab_size": 61})
     with pytest.raises(ValueError, match="set model.vocab_multiple"):
         specs(odd, make_mesh(MeshConfig(fsdp=4, tensor=2)))
+
+
+def test_a_rank_is_split_where_nothing_else_is_and_a_share_is_worth_it():
+    config = CONFIG.model_copy(update={"lora": LoraConfig(rank=32)})
+    for fsdp, share in ((4, FSDP), (8, None)):
+        found = specs(config, make_mesh(MeshConfig(fsdp=fsdp, data=8 // fsdp)))["blocks"]["attn"]
+        assert found["q_lora"] == {"a": P(None, FSDP, None), "b": P(None, share, "tensor", None)}
+        assert found["o_lora"] == {"a": P(None, "tensor", None, share), "b": P(None, None, FSDP)}
 
 
 def test_a_name_without_a_rule_is_an_error():

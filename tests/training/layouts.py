@@ -8,8 +8,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model.attention import select
-from model.config import LlamaConfig
+from model.config import LlamaConfig, LoraConfig
 from model.llama import init_params
+from model.lora import split
 from tpu.config import MeshConfig
 from tpu.mesh import BATCH, ROWS, make_mesh
 from training.config import OptimizerConfig, TrainConfig
@@ -32,6 +33,8 @@ SHAPES = {
     "plain": CONFIG,
     "tied": CONFIG.model_copy(update={"tied_head": True}),
     "biases": CONFIG.model_copy(update={"attention_bias": True, "mlp_bias": True}),
+    # Over four devices the rank is split, over eight it is not.
+    "adapters": CONFIG.model_copy(update={"lora": LoraConfig(rank=32, alpha=32)}),
 }
 
 
@@ -79,7 +82,8 @@ def run(config, mesh, steps=STEPS, **changes):
     plan = layout(config, tx, mesh)
     init = jax.jit(lambda k: init_params(config, k), out_shardings=plan.shardings.params)
     params = init(jax.random.key(0))
-    state = State(params, jax.jit(tx.init, out_shardings=plan.shardings.opt_state)(params))
+    init_moments = jax.jit(tx.init, out_shardings=plan.shardings.opt_state)
+    state = State(params, init_moments(split(params)[0]))
     batch = place(make_batch(), mesh)
     _, attend = select(train.attention, "cpu", jnp.dtype(train.compute_dtype), mesh)
     grad = make_value_and_grad(config, train, mesh, plan.specs, attend, num_streams=STREAMS)

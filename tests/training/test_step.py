@@ -67,6 +67,7 @@ QUICK = [  # every mesh and shape, and accumulation, once
     ("slices 2, fsdp 4", "plain", 1),
     ("fsdp 2, tensor 2, sequence 2", "plain", 4),
     ("fsdp 2x2, sequence 2", "plain", 4),
+    ("fsdp 4, tensor 2", "adapters", 2),
 ]
 SLOW = [
     ("fsdp 8", "plain", 2),
@@ -77,6 +78,8 @@ SLOW = [
     ("fsdp 2, tensor 2, sequence 2", "plain", 1),
     ("fsdp 2, sequence 4", "plain", 4),
     ("slices 2, fsdp 2, sequence 2", "plain", 4),
+    ("fsdp 4x2", "adapters", 1),
+    ("fsdp 2, tensor 2, sequence 2", "adapters", 1),
 ]
 CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
