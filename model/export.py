@@ -14,23 +14,31 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from etils import epath
 
 from data.chat import TEXT_TEMPLATES, ChatConfig, template_source
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import LlamaConfig
+from model.huggingface.adapter import export_adapter
 from model.huggingface.card import model_card
 from model.huggingface.config import to_huggingface
+from model.huggingface.folder import (
+    check_out,
+    keep_failed,
+    publish,
+    push_to_hub,
+    staging,
+    write_json,
+)
 from model.huggingface.save import WORDS, DType, parse_size, plan, write_weights
 from model.huggingface.tokenizer import write_tokenizer
 from model.huggingface.verify import Material, verify
+from model.lora import LayerSource, Merged, without
 
 _TEXTS = 1_500  # documents whose ids are compared, at most
 _CONVERSATIONS = 300
@@ -38,20 +46,6 @@ _CONVERSATIONS = 300
 
 class VerificationError(ValueError):
     """The written folder does not say what the checkpoint says."""
-
-
-class LayerSource(Protocol):
-    """What export needs of a checkpoint step: training.checkpoint.LayerReader."""
-
-    meta: dict[str, Any]
-
-    def read(self, key: str, layer: int | None = None) -> np.ndarray:
-        """An array, or one layer of it."""
-        ...
-
-    def verify(self) -> None:
-        """Raises when what was read is not what was saved."""
-        ...
 
 
 def export_run(
@@ -62,6 +56,7 @@ def export_run(
     dtype: DType = "bf16",
     max_shard_size: str = "5GB",
     push: str | None = None,
+    adapter: bool = False,
 ) -> dict[str, Any]:
     """Export a run directory and verify what was written.
 
@@ -72,6 +67,7 @@ def export_run(
         dtype: of the weights written.
         max_shard_size: of a safetensors file, such as 500MB. Memory stays within about two of them.
         push: a hub id to upload to, once verified.
+        adapter: write the adapters alone, in PEFT's format; else they are added to their matrices.
 
     Returns:
         The report kept as parity.json.
@@ -97,6 +93,8 @@ def export_run(
         print(f"warning: step {newest} is damaged ({known[newest]}); using step {steps[0]}")
     for i, candidate in enumerate(steps):
         try:
+            if adapter:
+                return export_adapter(LayerReader(run_dir, candidate), out, push=push)
             return export(
                 lambda: LayerReader(run_dir, candidate),  # noqa: B023 (called before the next round)
                 out,
@@ -139,6 +137,9 @@ def export(
     check_out(out)
     reader = open_reader()
     config = LlamaConfig(**reader.meta["model"])
+    lora, config = config.lora, without(config)
+    if lora is not None:
+        reader = Merged(reader, lora)
     tokenizer = _tokenizer_of(run_dir)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
@@ -148,7 +149,7 @@ def export(
     add_bos = bool(tokenizer is not None and (tokenizer.add_bos if stated is None else stated))
     chat, template = chat_of(reader.meta, tokenizer, add_bos)
     planned = plan(config, dtype=dtype, max_shard_size=shard_bytes)
-    staged = _staging(out)
+    staged = staging(out)
     try:
         begun = time.monotonic()
         write_weights(reader.read, planned, staged)
@@ -169,7 +170,7 @@ def export(
             )
         report = verify(
             str(staged),
-            open_reader().read,
+            (open_reader() if lora is None else Merged(open_reader(), lora)).read,
             config,
             dtype=dtype,
             tokenizer=tokenizer,
@@ -178,9 +179,9 @@ def export(
             max_bytes=2 * shard_bytes,
         )
         report = {"step": reader.meta["step"], **report, "pushed": None}
-        _write_json(staged / "parity.json", report)
+        write_json(staged / "parity.json", report)
         if not report["passed"]:
-            failed = _keep_failed(staged, out)
+            failed = keep_failed(staged, out)
             differs = "\n  ".join(report["problems"])
             raise VerificationError(
                 f"{out}: not written, the export differs from the checkpoint:\n  {differs}\n"
@@ -190,11 +191,11 @@ def export(
         facts = {"run_dir": run_dir, "meta": reader.meta, "parity": report, "add_bos": add_bos}
         (staged / "README.md").write_text(model_card(title, config, planned, **facts))
         if push is not None:
-            _push(staged, push)
+            push_to_hub(staged, push)
             report["pushed"] = push
-            _write_json(staged / "parity.json", report)
+            write_json(staged / "parity.json", report)
             say(f"pushed to {push}")
-        _publish(staged, out)
+        publish(staged, out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     logits = report["logits"]
@@ -219,6 +220,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="default: the newest that is not damaged")
     parser.add_argument("--dtype", choices=("bf16", "f32"), default="bf16", help="default: bf16")
     parser.add_argument("--max_shard_size", default="5GB", help="of a file; default: 5GB")
+    parser.add_argument(
+        "--adapter", action="store_true", help="the adapters alone, in PEFT's format, float32"
+    )
     parser.add_argument("--push", metavar="ORG/NAME", help="upload to the Hub once verified")
     options = parser.parse_args(argv)
     with user_errors():
@@ -229,28 +233,9 @@ def main(argv: list[str] | None = None) -> int:
             dtype=options.dtype,
             max_shard_size=options.max_shard_size,
             push=options.push,
+            adapter=options.adapter,
         )
     return 0
-
-
-def check_out(out: str, *, field: str = "OUT") -> None:
-    """Refuses a folder that an export would not replace, before hours of work are put into it.
-
-    Raises:
-        ValueError: it is a file, lies below one, or holds something else than an earlier export.
-    """
-    folder = epath.Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{field}: {out} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "parity.json").exists():
-        raise ValueError(
-            f"{field}: {out} holds other files, and an export only replaces an earlier export; "
-            "name another folder"
-        )
-    if not _is_remote(out):
-        above = next(p for p in Path(out).expanduser().absolute().parents if p.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise ValueError(f"{field}: {out} cannot be written: {above} is not a writable folder")
 
 
 # --- what the run says -----------------------------------------------------------------------------------
@@ -333,82 +318,16 @@ def _write_configs(
     ids = {"bos_id": None, "eos_id": None, "pad_id": None}
     if tokenizer is not None:
         ids = {name: getattr(tokenizer, name) for name in ids}
-    _write_json(folder / "config.json", to_huggingface(config, dtype=WORDS[dtype], **ids))
+    write_json(folder / "config.json", to_huggingface(config, dtype=WORDS[dtype], **ids))
     generation = {
         "bos_token_id": ids["bos_id"],
         "do_sample": False,
         "eos_token_id": ids["eos_id"],
         "pad_token_id": ids["pad_id"],
     }
-    _write_json(
+    write_json(
         folder / "generation_config.json", {k: v for k, v in generation.items() if v is not None}
     )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _is_remote(out: str) -> bool:
-    return "://" in out
-
-
-def _staging(out: str) -> Path:
-    """A local folder to write to: beside OUT where that is local, so that putting it there is a rename."""
-    if _is_remote(out):
-        return Path(tempfile.mkdtemp(prefix="lectern-export-"))
-    place = Path(out).expanduser().absolute()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    except OSError as error:
-        raise ValueError(f"OUT: {out} cannot be written: {error}") from error
-
-
-def _publish(staged: Path, out: str) -> None:
-    """Put the verified folder in place of what was there."""
-    staged.chmod(0o755)
-    if not _is_remote(out):
-        place = Path(out).expanduser().absolute()
-        old = place.with_name(f".{place.name}-old-{os.getpid()}")
-        if place.exists():
-            place.rename(old)
-        staged.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-        return
-    import fsspec
-
-    fs, root = fsspec.core.url_to_fs(out.rstrip("/"))
-    before = set(fs.find(root)) if fs.exists(root) else set()
-    files = sorted(p for p in staged.iterdir() if p.is_file())
-    # Without config.json it is no model: that comes last, and goes first.
-    files.sort(key=lambda p: p.name == "config.json")
-    if f"{root}/config.json" in before:
-        fs.rm_file(f"{root}/config.json")
-    for path in files:
-        fs.put_file(str(path), f"{root}/{path.name}")
-    for stale in before - {f"{root}/{p.name}" for p in files}:
-        if "/" not in stale.removeprefix(f"{root}/"):
-            fs.rm_file(stale)
-
-
-def _keep_failed(staged: Path, out: str) -> str:
-    if _is_remote(out):
-        failed = Path(tempfile.mkdtemp(prefix="lectern-export-failed-"))
-    else:
-        place = Path(out).expanduser().absolute()
-        failed = place.with_name(f"{place.name}.failed")
-    shutil.rmtree(failed, ignore_errors=True)
-    staged.rename(failed)
-    return str(failed)
-
-
-def _push(folder: Path, hub_id: str) -> None:
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi()
-    api.create_repo(hub_id, exist_ok=True)
-    api.upload_folder(repo_id=hub_id, folder_path=str(folder), commit_message="Export from Lectern")
 
 
 if __name__ == "__main__":

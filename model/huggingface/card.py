@@ -78,6 +78,12 @@ def _training(recipe: dict[str, Any], meta: dict[str, Any]) -> str:
         f"## Training\n\n{meta['step']:,} steps, {rows:,} rows of {length:,} tokens; AdamW, peak learning rate "
         f"{optimizer.get('peak_lr')}, schedule {optimizer.get('schedule')}, compute in {train.get('compute_dtype')}."
     )
+    lora = (recipe.get("model") or {}).get("lora")
+    if lora is not None:
+        text += (
+            f" What was trained are low-rank adapters (rank {lora['rank']}, alpha {lora['alpha']:g}, on "
+            f"{', '.join(lora['targets'])}); here they are added to the weights."
+        )
     counts = meta.get("counts") or {}
     lines = []
     for name, stream in (recipe.get("streams") or {}).items():

@@ -394,7 +394,7 @@ def test_a_folder_in_object_storage_is_replaced_whole(tmp_path):
     staged.mkdir()
     for name in ("model.safetensors", "config.json", "parity.json"):
         (staged / name).write_text("new")
-    model.export._publish(staged, "memory://bucket/hf")
+    model.huggingface.folder.publish(staged, "memory://bucket/hf")
     found = {p.split("/")[-1]: fs.cat_file(p) for p in fs.find("/bucket/hf")}
     assert found == dict.fromkeys(("model.safetensors", "config.json", "parity.json"), b"new")
     fs.rm("/bucket", recursive=True)
