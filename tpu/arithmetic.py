@@ -30,9 +30,12 @@ class Asked:
 
 
 def count(jaxpr: Any) -> Asked:
-    """Counts a closed jaxpr (`traced.jaxpr`)."""
-    asked = Asked()
-    _add(asked, getattr(jaxpr, "jaxpr", jaxpr), 1.0)
+    """Counts a closed jaxpr (`traced.jaxpr`) without what nothing depends on, such as frozen weights' gradients."""
+    from jax.interpreters.partial_eval import dce_jaxpr
+
+    asked, whole = Asked(), jaxpr.jaxpr
+    alive, _ = dce_jaxpr(whole, [True] * len(whole.outvars))
+    _add(asked, alive, 1.0)
     return asked
 
 

@@ -136,8 +136,9 @@ def _compiled(name: str, row: dict[str, Any], *, cache: Path | None) -> dict[str
     start = time.monotonic()
     recipe = recipe_of(row)
     devices = len(described(row["topology"], slices=recipe.mesh.slices))
+    adapters = f", adapters of rank {recipe.model.lora.rank}" if recipe.model.lora else ""
     about = {
-        "model": recipe.model.preset,
+        "model": f"{recipe.model.preset}{adapters}",
         "topology": row["topology"],
         "slices": recipe.mesh.slices,
         "mesh": row.get("mesh", {}),

@@ -16,6 +16,7 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
         sizes: ways of slices, data, fsdp, tensor, sequence (`tpu.mesh.axis_sizes`).
     """
     from model.config import REMAT_SETS
+    from model.lora import num_trained
 
     D, F, L, V = model.embed_dim, model.mlp_dim, model.num_layers, model.padded_vocab_size
     N, K, H = model.num_heads, model.num_kv_heads, model.head_dim
@@ -25,7 +26,14 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     # Float32 weights and two moments; gradients beside them while they are summed.
     wide = 2 if train.compute_dtype == "bfloat16" else 4
     summed = 2 if train.compute_dtype == train.grad_reduce_dtype == "bfloat16" else 4
-    state, gradients = 12 * params / ways, summed * params / ways
+    if model.lora is None:
+        state, gradients, own = 12 * params / ways, summed * params / ways, 1
+    else:  # the frozen weights; the adapters, their moments and gradients, of which half is split at least
+        held = 2 if model.lora.base_dtype == "bfloat16" else 4
+        fsdp = sizes["fsdp"]
+        split = 1.0 if model.lora.rank % (8 * fsdp) == 0 else 0.5
+        share = split / fsdp + (1 - split)
+        state, gradients, own = held * params / ways, 16 * num_trained(model) * share, 0
     rows = train.global_batch_rows / (sizes["slices"] * sizes["data"] * sizes["fsdp"])
     tokens = rows / train.accumulate * train.seq_len / sizes["sequence"]
     # What a layer keeps of every token besides its input.
@@ -42,7 +50,7 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     elements = D + sum(extra[name] for name in here)
     kept = wide * L * tokens * elements
     # Two layers' gathered weights and one layer's gradients, and its inner activations; or the head.
-    gathered = wide * 3 * layer / tensor + wide * tokens * 6 * F / tensor
+    gathered = wide * (2 + own) * layer / tensor + wide * tokens * 6 * F / tensor
     chunk = min(train.loss_chunk, tokens)
-    head = (wide + 4) * V * D / tensor + 10 * chunk * V / tensor
+    head = (wide + 4 * own) * V * D / tensor + 10 * chunk * V / tensor
     return state + gradients + kept + max(gathered, head)

@@ -157,7 +157,7 @@ def plan(
         "chips": len(devices) // generation.devices_per_chip,
         "mesh": describe_mesh(mesh),
         "model": recipe.model.preset or "a shape of its own",
-        "parameters": _num_params(programs.model_of(recipe)),
+        **_parameters(programs.model_of(recipe)),
         "versions": versions(),
         **{key: first[key] for key in KEYS},
         "run": _run(recipe, found.get("train"), len(devices) // generation.devices_per_chip),
@@ -170,8 +170,11 @@ def describe(found: dict[str, Any]) -> str:
     chips = f"{found['chips']} chips" + (
         f" in {found['slices']} slices" if found["slices"] > 1 else ""
     )
+    adapters = found["adapter_parameters"]
     lines = [
-        f"{found['model']}, {found['parameters']:,} parameters, on {found['topology']} ({chips}; "
+        f"{found['model']}, {found['parameters']:,} parameters"
+        + (f" and {adapters:,} in adapters, which alone are trained" if adapters else "")
+        + f", on {found['topology']} ({chips}; "
         f"{found['mesh']}); " + ", ".join(f"{n} {v}" for n, v in found["versions"].items())
     ]
     for name, step in found["steps"].items():
@@ -307,10 +310,11 @@ def _compare_files(words: list[str]) -> int:
     return 0
 
 
-def _num_params(config: Any) -> int:
+def _parameters(config: Any) -> dict[str, int]:
     from model.llama import num_params
+    from model.lora import num_trained
 
-    return num_params(config)
+    return {"parameters": num_params(config), "adapter_parameters": num_trained(config)}
 
 
 def _numbers(name: str, text: str | None) -> list[int]:

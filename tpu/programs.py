@@ -109,6 +109,7 @@ def eval_step(recipe: Any, train: Any, mesh: Any) -> Program:
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
+    from model.lora import without
     from training.step import make_eval_step, model_flops
 
     rows = recipe.eval.batch_rows or train.global_batch_rows // train.accumulate
@@ -124,13 +125,13 @@ def eval_step(recipe: Any, train: Any, mesh: Any) -> Program:
         list(mesh.devices.flat),
         _bytes(plan.abstract.params),
         rows * train.seq_len,
-        model_flops(config, rows, train.seq_len) / 3,
+        model_flops(without(config), rows, train.seq_len) / 3,
         {"batch_rows": rows, "seq_len": train.seq_len, "loss_chunk": train.loss_chunk},
     )
 
 
 def decode_step(recipe: Any, devices: list[Any], *, slots: int, window: int) -> Program:
-    """One token of every slot of the engine at a full cache, in bfloat16.
+    """One token of every slot of the engine at a full cache, in bfloat16; adapters are merged by then.
 
     The weights' heads, mlp and vocabulary are split over as many devices as the kv heads allow; what
     more there are hold copies that do the same for texts of their own.
@@ -144,12 +145,13 @@ def decode_step(recipe: Any, devices: list[Any], *, slots: int, window: int) -> 
 
     from model.cache import Cache, cache_sharding, padded
     from model.llama import abstract_params, param_names
+    from model.lora import without
     from model.slots import Program as Engine
     from model.slots import choose_attention, empty_slots
     from tpu.config import MeshConfig
     from tpu.mesh import make_mesh, param_specs
 
-    config = model_of(recipe)
+    config = without(model_of(recipe))
     tensor = math.gcd(config.num_kv_heads, len(devices))
     mesh = make_mesh(MeshConfig(fsdp=1, tensor=tensor, data=len(devices) // tensor), devices)
     dtype = jnp.dtype(jnp.bfloat16)

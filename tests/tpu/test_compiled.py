@@ -72,7 +72,8 @@ def step_of(recipe: TrainRecipe) -> tuple[Any, ...]:
     model = model_of(recipe)
     train = recipe.train.model_dump(exclude={"num_steps"})
     sizes = (model.num_layers, model.embed_dim, model.num_heads, model.num_kv_heads, model.head_dim)
-    return (*sizes, model.mlp_dim, model.padded_vocab_size, train, recipe.mesh.model_dump())
+    sizes += (model.mlp_dim, model.padded_vocab_size)
+    return (*sizes, model.lora, train, recipe.mesh.model_dump())
 
 
 def test_recipes_that_fit_a_slice_say_so():

@@ -98,6 +98,30 @@ def test_the_figures_are_the_compilers(compiled):
 
 
 @needs_compiler
+def test_a_step_with_adapters_has_no_gradients_of_frozen_weights(recipe_file, tmp_path):
+    recipe = load_recipe(TrainRecipe, recipe_file, ["model.lora={rank: 8}", "train.remat=none"])
+    found = plan(recipe, "v5e:2x2", cache=tmp_path)
+    step = found["steps"]["train"]
+    layer = 4 * D * N * H + 3 * D * F
+    weights, norms = 2 * V * D + LAYERS * layer, (2 * LAYERS + 1) * D
+    both = 3 * (D + N * H) + N * H + D + 3 * (D + F)
+    adapters = 8 * LAYERS * both
+    assert found["adapter_parameters"] == adapters
+    # Frozen in bfloat16, a fourth on each device; of the adapters, in float32 with two moments, the halves
+    # with an embed dim are split.
+    split = 8 * LAYERS * (3 * D + D + 2 * D + D)
+    expected = 2 * weights // 4 + 4 * norms + 12 * (split // 4 + adapters - split) + 8
+    assert step["state_bytes"] == expected
+    # Forwards and to the input of every weight; three products of the adapters.
+    products = (
+        4 * 512 * (weights - V * D) + 6 * 512 * adapters + 2 * 2 * LAYERS * 2 * 512 * N * H * H
+    )
+    assert step["matmul_flops"] == pytest.approx(products, rel=0.02)
+    assert step["remat_flops"] == 0
+    assert f"{adapters:,} in adapters, which alone are trained" in describe(found)
+
+
+@needs_compiler
 def test_the_run_is_its_steps_and_its_price(compiled):
     found, _, _ = compiled
     hours = found["step_seconds"] * 3600 / 3600
