@@ -59,6 +59,11 @@ class LoraConfig(Config):
         default="bfloat16", description="what the frozen matrices are held in"
     )
 
+    @property
+    def scale(self) -> float:
+        """How often an adapter's product counts."""
+        return self.alpha / self.rank
+
     @model_validator(mode="after")
     def _once_each(self) -> "LoraConfig":
         twice = sorted({name for name in self.targets if self.targets.count(name) > 1})

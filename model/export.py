@@ -135,11 +135,8 @@ def export(
     """
     shard_bytes = parse_size(max_shard_size)
     check_out(out)
-    reader = open_reader()
-    config = LlamaConfig(**reader.meta["model"])
-    lora, config = config.lora, without(config)
-    if lora is not None:
-        reader = Merged(reader, lora)
+    reader = Merged(open_reader())
+    config = without(LlamaConfig(**reader.meta["model"]))
     tokenizer = _tokenizer_of(run_dir)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
@@ -170,7 +167,7 @@ def export(
             )
         report = verify(
             str(staged),
-            (open_reader() if lora is None else Merged(open_reader(), lora)).read,
+            Merged(open_reader()).read,
             config,
             dtype=dtype,
             tokenizer=tokenizer,

@@ -34,7 +34,7 @@ class Adapter(nnx.Module):
         )
         self.a = nnx.Param(a, names=(*names[:inputs], "rank"))
         self.b = nnx.Param(jnp.zeros((lora.rank, *shape[inputs:])), names=("rank", *names[inputs:]))
-        self.inputs, self.factor = inputs, lora.alpha / lora.rank
+        self.inputs, self.factor = inputs, lora.scale
 
     def widen(self, low: jax.Array) -> jax.Array:
         """[B, T, r] -> [B, T, *out]."""
@@ -136,7 +136,7 @@ def merge(params: Params, config: LlamaConfig) -> Params:
         for name, pair in adapters.items():
             product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(pair["a"], pair["b"])
             matrix = name.removesuffix(SUFFIX)
-            weights["blocks"][block][matrix] += product * (config.lora.alpha / config.lora.rank)
+            weights["blocks"][block][matrix] += product * config.lora.scale
     return weights
 
 
@@ -155,19 +155,22 @@ class LayerSource(Protocol):
 
 
 class Merged:
-    """A step whose weights are read in float32 with the adapters added, layer by layer."""
+    """A step as the network alone: where it has adapters, read in float32 with them added, layer by layer."""
 
-    def __init__(self, reader: LayerSource, lora: LoraConfig):
-        self.meta, self._reader, self._lora = reader.meta, reader, lora
+    def __init__(self, reader: LayerSource):
+        self.meta, self._reader = reader.meta, reader
+        self._lora = LlamaConfig(**reader.meta["model"]).lora
 
     def read(self, key: str, layer: int | None = None) -> np.ndarray:
         """An array of the network, or one layer of it."""
-        value = self._reader.read(key, layer).astype(np.float32)
-        name = key.split("/")[-1]
-        if not key.startswith("blocks/") or name not in self._lora.targets:
+        value = self._reader.read(key, layer)
+        if self._lora is None:
+            return value
+        value = value.astype(np.float32, copy=False)
+        if not key.startswith("blocks/") or key.split("/")[-1] not in self._lora.targets:
             return value
         a, b = (self._reader.read(f"{key}{SUFFIX}/{one}", layer) for one in "ab")
-        return value + np.tensordot(a, b, 1) * np.float32(self._lora.alpha / self._lora.rank)
+        return value + np.tensordot(a, b, 1) * np.float32(self._lora.scale)
 
     def verify(self) -> None:
         """Raises when what was read is not what was saved."""

@@ -17,6 +17,7 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     """
     from model.config import REMAT_SETS
     from model.lora import num_trained
+    from tpu.mesh import splits_rank
 
     D, F, L, V = model.embed_dim, model.mlp_dim, model.num_layers, model.padded_vocab_size
     N, K, H = model.num_heads, model.num_kv_heads, model.head_dim
@@ -31,7 +32,7 @@ def need(model: Any, train: Any, sizes: Mapping[str, int]) -> float:
     else:  # the frozen weights; the adapters, their moments and gradients, of which half is split at least
         held = 2 if model.lora.base_dtype == "bfloat16" else 4
         fsdp = sizes["fsdp"]
-        split = 1.0 if model.lora.rank % (8 * fsdp) == 0 else 0.5
+        split = 1.0 if splits_rank(model.lora.rank, fsdp) else 0.5
         share = split / fsdp + (1 - split)
         state, gradients, own = held * params / ways, 16 * num_trained(model) * share, 0
     rows = train.global_batch_rows / (sizes["slices"] * sizes["data"] * sizes["fsdp"])

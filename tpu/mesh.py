@@ -31,7 +31,7 @@ RULES: dict[str, Any] = {
     "layers": None,
     "norm": None,
     "head_dim": None,
-    "rank": FSDP,  # of an adapter's half without an embed dim, while it is large: `_split_rank`
+    "rank": FSDP,  # of an adapter's half without an embed dim, where `splits_rank`
     "embed": FSDP,
     "vocab": "tensor",
     "heads": "tensor",
@@ -88,15 +88,13 @@ def param_specs(names: dict[str, Any], shapes: dict[str, Any], mesh: Mesh) -> di
 
     def spec(path: tuple[Any, ...], shape: Any, dims: tuple[str, ...]) -> P:
         key = "/".join(p.key for p in path)
-        kept = [d for d in dims if d != "rank" or _split_rank(dims, shape.shape, mesh)]
+        rules = RULES if _has_split_rank(dims, shape.shape, mesh) else RULES | {"rank": None}
         for dim, size in zip(dims, shape.shape, strict=True):
-            if dim not in kept:
-                continue
-            if dim not in RULES:
+            if dim not in rules:
                 raise ValueError(f"parameter {key}: no sharding rule for its dim {dim!r}")
-            ways = _ways(mesh, RULES[dim])
+            ways = _ways(mesh, rules[dim])
             if size % ways:
-                axis = "fsdp" if RULES[dim] == FSDP else RULES[dim]
+                axis = "fsdp" if rules[dim] == FSDP else rules[dim]
                 raise ValueError(
                     f"mesh.{axis}: {ways} does not divide {dim}={size} of parameter {key}"
                     + (
@@ -105,7 +103,7 @@ def param_specs(names: dict[str, Any], shapes: dict[str, Any], mesh: Mesh) -> di
                         else f"; take a divisor of {size}"
                     )
                 )
-        return P(*(RULES[dim] if dim in kept else None for dim in dims))
+        return P(*(rules[dim] for dim in dims))
 
     return jax.tree_util.tree_map_with_path(spec, shapes, names)
 
@@ -125,6 +123,11 @@ def check_rows(rows: int, accumulate: int, mesh: Mesh, *, field: str) -> None:
         )
 
 
+def splits_rank(rank: int, fsdp: int) -> bool:
+    """Whether each device's share of an adapter's rank is worth a gather: whole eights of rows."""
+    return rank % (8 * fsdp) == 0
+
+
 def describe(mesh: Mesh) -> str:
     """The axes that are larger than one, e.g. "fsdp 4 x tensor 2"."""
     sizes = {"fsdp": _ways(mesh, FSDP)} | {a: mesh.shape[a] for a in AXES if a not in FSDP}
@@ -132,10 +135,10 @@ def describe(mesh: Mesh) -> str:
     return " x ".join(named) or "one device"
 
 
-def _split_rank(dims: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> bool:
-    """Whether each device's share of a rank is worth a gather: eight rows or more, and nothing else is split."""
-    size = shape[dims.index("rank")]
-    return "embed" not in dims and size % (8 * _ways(mesh, FSDP)) == 0
+def _has_split_rank(dims: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> bool:
+    """Of an adapter's half: its embed dim, where it has one, takes the FSDP axes already."""
+    alone = "rank" in dims and "embed" not in dims
+    return alone and splits_rank(shape[dims.index("rank")], _ways(mesh, FSDP))
 
 
 def _not_one(sizes: dict[str, int]) -> str:

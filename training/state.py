@@ -94,20 +94,20 @@ def first_state(
         other = _restore_from("resume.from_run", resume.from_run, plan)
         return _restored(plan, other, f"step {other.step} of {resume.from_run}")
     if init_from is not None and is_run(init_from):
-        adapted = _has_adapters(init_from)
-        wanted = plan if adapted else layout(without(plan.config), plan.tx, plan.mesh)
+        begins = plan.config.lora is not None and not _has_adapters(init_from)
+        wanted = layout(without(plan.config), plan.tx, plan.mesh) if begins else plan
         other = _restore_from("model.init_from", init_from, wanted, weights_only=True)
-        params = other.params if adapted else _with_adapters(plan, _held(plan, other.params), seed)
+        params = _with_adapters(plan, _held(plan, other.params), seed) if begins else other.params
         return _fresh(plan, params, f"weights of {init_from}, step {other.step}", True)
     if init_from is not None:
         from model.huggingface.load import load_params
 
-        lora, specs = plan.config.lora, split(plan.specs)[1] or plan.specs
+        lora = plan.config.lora
         try:
             params = load_params(
                 init_from,
                 without(plan.config),
-                specs,
+                plan.specs,
                 plan.mesh,
                 revision=revision,
                 dtype="float32" if lora is None else lora.base_dtype,
@@ -143,8 +143,7 @@ def _with_adapters(plan: Layout, weights: Params, seed: int) -> Params:
 def _held(plan: Layout, weights: Params) -> Params:
     """Float32 weights in the dtype that the run holds them in."""
     lora = plan.config.lora
-    if lora is None:
-        return weights
+    assert lora is not None, "only adapters freeze weights"
     hold = jax.jit(lambda w: freeze(w, lora), out_shardings=split(plan.shardings.params)[1])
     return hold(weights)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from model.config import LlamaConfig
+from model.config import LlamaConfig, LoraConfig
 from model.huggingface.folder import check_out, publish, push_to_hub, staging, write_json
 from model.huggingface.names import HF_NAMES
 from model.lora import SUFFIX, LayerSource
@@ -55,11 +55,11 @@ def export_adapter(
     base = ((reader.meta.get("recipe") or {}).get("model") or {}).get("init_from")
     staged = staging(out)
     try:
-        tensors = dict(_tensors(reader, config))
+        tensors = dict(_tensors(reader))
         reader.verify()
         save_file(tensors, staged / _FILE, metadata={"format": "pt"})
         (staged / _FILE).chmod(0o644)  # safetensors leaves it to its owner alone
-        write_json(staged / "adapter_config.json", _config(config, base))
+        write_json(staged / "adapter_config.json", _config(config.lora, base))
         found = load_file(staged / _FILE)
         wrong = [name for name in tensors if found[name].tobytes() != tensors[name].tobytes()]
         if wrong or found.keys() != tensors.keys():
@@ -74,7 +74,7 @@ def export_adapter(
             "pushed": push,
         }
         write_json(staged / "parity.json", report)
-        (staged / "README.md").write_text(_card(config, base, reader.meta["step"]))
+        (staged / "README.md").write_text(_card(config.lora, base, reader.meta["step"]))
         if push is not None:
             push_to_hub(staged, push)
         publish(staged, out)
@@ -87,7 +87,7 @@ def export_adapter(
     return report
 
 
-def _tensors(reader: KeyedSource, config: LlamaConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(reader: KeyedSource) -> Iterator[tuple[str, np.ndarray]]:
     """Theirs by name. The frozen weights are read on the way, for their digests alone."""
     for key, (shape, _) in reader.keys().items():
         if not key.startswith("blocks/"):
@@ -111,10 +111,8 @@ def _tensors(reader: KeyedSource, config: LlamaConfig) -> Iterator[tuple[str, np
             yield name, np.ascontiguousarray(flat.T)
 
 
-def _config(config: LlamaConfig, base: str | None) -> dict[str, Any]:
+def _config(lora: LoraConfig, base: str | None) -> dict[str, Any]:
     """PEFT's adapter_config.json."""
-    lora = config.lora
-    assert lora is not None, "the caller has looked"
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -129,9 +127,7 @@ def _config(config: LlamaConfig, base: str | None) -> dict[str, Any]:
     }
 
 
-def _card(config: LlamaConfig, base: str | None, step: int) -> str:
-    lora = config.lora
-    assert lora is not None, "the caller has looked"
+def _card(lora: LoraConfig, base: str | None, step: int) -> str:
     named = base or "the model it was trained beside"
     return (
         "---\nlibrary_name: peft\ntags:\n- domain-adaptation\n- lectern\n---\n\n"

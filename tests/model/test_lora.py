@@ -11,23 +11,14 @@ import pytest
 import train
 from evaluation.source import open_model
 from model import lora
-from model.config import LlamaConfig, LoraConfig
+from model.config import LoraConfig
 from model.export import export_run
 from model.llama import abstract_params, forward, init_params, num_params
+from tests.training.layouts import CONFIG as NETWORK
 from tests.training.layouts import one_device
 from training.layers import LayerReader
 from training.step import model_flops
 
-NETWORK = LlamaConfig(
-    vocab_size=94,
-    vocab_multiple=8,
-    embed_dim=32,
-    mlp_dim=48,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=10,
-)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 94, (2, 16)), jnp.int32)
 
 
